@@ -11,6 +11,8 @@ ENVIRONMENT = {
     "SELECTOR_STORE_SHARED": "Set it to 1 on the machine whose disk others mount: it marks a local folder as shared.",
     "SELECTOR_HISTORY": "File of the history of measured results.",
     "SELECTOR_MAX_PIXELS": "Maximum number of pixels of an image. `--max-pixels` overrides it.",
+    "SELECTOR_THREADS": "Maximum number of threads of a run. `--threads` overrides it.",
+    "SELECTOR_MAX_MEMORY": "Maximum memory of a model at work, such as `4GB`. `--max-memory` overrides it.",
     "SELECTOR_MAX_UNPACKED": "Maximum size of a compressed data file once it is unpacked, such as `4GB`.",
 }
 """Read by selector itself."""

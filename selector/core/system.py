@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from selector.core.resources import usable_cores
 from selector.core.version import __version__
 
 LIBRARIES = (
@@ -80,4 +81,4 @@ def thread_setting() -> str:
     asked = os.environ.get("OMP_NUM_THREADS") or os.environ.get("MKL_NUM_THREADS")
     if asked:
         return asked
-    return str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return str(usable_cores())

@@ -12,7 +12,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeAlias
 
 import xxhash
@@ -20,6 +19,7 @@ import xxhash
 from selector.core.errors import TargetError
 from selector.core.folders import cache_folder
 from selector.core.memory import read_memory, write_memory
+from selector.core.resources import threads_for
 from selector.modalities.image import begins_as_image, content_hash, is_image_name, read_image_file
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def hash_files(
 
         # many at a time: handing over single small files would take longer than reading them
         chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
-        with ThreadPoolExecutor(8) as pool:
+        with threads_for(8, "hash") as pool:
             for chunk, values in zip(chunks, pool.map(read_some, chunks), strict=True):
                 for index, value in zip(chunk, values, strict=True):
                     hashes[index] = value

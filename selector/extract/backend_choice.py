@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.core.resources import memory_limit
 from selector.extract import backend_table
 from selector.extract.backend_table import Known, family_of
 from selector.extract.backends import Backend, open_backend, why_not
@@ -398,6 +399,8 @@ def _tuned(trial: _Trial, name: str, precision: str, rows_expected: int, store: 
     Networks compiled for one shape keep theirs: each size would have to be compiled anew.
     """
     best = trial.backend(name, precision)
+    if memory_limit() is not None:  # the size is what fits
+        return best
     if not modalities.of(trial.encoder).fixed_shape:  # a batch holds so many tokens, whatever the number of texts
         return best.resized(MAX_TEXTS) or best
     known = batch_size_of(store, trial.encoder, name, precision, trial.device)

@@ -93,11 +93,25 @@ def measure_cost(encoder: Encoder, runner: Runner, pixels: Batch, *, seconds: fl
     )
 
 
+def needed_memory(encoder: Encoder, device: str, item: Batch) -> Cost:
+    """Bytes of a network's weights (``disk``) and of a forward pass of one item at its peak (``memory``), in float32.
+
+    Cost: one forward pass.
+    """
+    single = open_backend("eager", encoder, device, "float32", 1, None)
+    return Cost(memory=_counted(single, device, item)[1], disk=weights_bytes(encoder))
+
+
 def weights_bytes(encoder: Encoder) -> int | None:
     """Bytes of all parameters and buffers, which is what their file takes; of the file for a network that is not torch."""
     if encoder.module is None:
         return encoder.weights_bytes
-    tensors = {id(t): t for t in (*encoder.module.parameters(), *encoder.module.buffers())}
+    return module_bytes(encoder.module)
+
+
+def module_bytes(module: torch.nn.Module) -> int:
+    """Bytes of its parameters and buffers, each counted once."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
@@ -123,7 +137,7 @@ def _counted(backend: Backend, device: str, pixels: Batch) -> tuple[int | None, 
     batch = ready(pixels, placed.preprocess, device, dtype)
     counter = FlopCounterMode(display=False, custom_mapping={_CPU_ATTENTION: _attention_flops})
     mixed = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=backend.mixed)
-    with torch.no_grad(), mixed, counter, _peak(placed.module, device) as peak:
+    with torch.no_grad(), mixed, counter, peak_memory(placed.module, device) as peak:
         placed.encode(batch)
     return counter.get_total_flops() // 2, peak()
 
@@ -139,9 +153,9 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 @contextmanager
-def _peak(module: torch.nn.Module, device: str) -> Iterator[Callable[[], int]]:
+def peak_memory(module: torch.nn.Module, device: str) -> Iterator[Callable[[], int]]:
     """What the block takes at its peak on top of the weights, plus the weights."""
-    weights = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    weights = module_bytes(module)
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

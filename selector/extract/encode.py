@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -20,6 +20,7 @@ from selector import modalities
 from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress
 from selector.core.errors import ConfigError, OutOfMemory, SourceError
 from selector.core.label_kinds import noun_of
+from selector.core.resources import threads_for
 from selector.extract.backend_choice import JUDGED_ON, BackendDecision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
 from selector.extract.flush_policy import Commits
@@ -197,6 +198,7 @@ def open_runner(
     decided: Mapping[str, Any] | None = None,
     store: FeatureStore | None = None,
     opened: Mapping[tuple[str, str], Backend] | None = None,
+    most: int | None = None,
 ) -> Runner:
     """Make an encoder ready to run, deciding backend, precision and batch size where that is open.
 
@@ -210,6 +212,7 @@ def open_runner(
         decided: facts of the entry, when rows were extracted before: the same is done again.
         store: remembers what backends cost and gave on this machine, and keeps compiled models.
         opened: backends of this encoder that are open already (``open_ahead``).
+        most: items a forward pass that fit into memory; None where that is not limited.
 
     Raises:
         ConfigError: an unknown or absent device, an unknown precision or backend.
@@ -219,9 +222,11 @@ def open_runner(
     check_choice("backend", backend, BACKENDS)
     device = resolve_device(device)
     cache = store.compiled_folder if store is not None else None
-    batch_size = batch_of(device)
+    batch_size = batch_of(device) if most is None else max(1, min(batch_of(device), most))
     known = decided_before(encoder, decided, device, precision, rows_expected, store)
     if known is not None:
+        if most is not None:
+            known = replace(known, batch_size=min(known.batch_size, batch_size))
         again = (opened or {}).get((known.backend, known.precision))
         if again is None or again.batch_size != known.batch_size:
             again = open_backend(known.backend, encoder, device, known.precision, known.batch_size, cache)
@@ -387,7 +392,7 @@ def batch_of(device: str) -> int:
 
 def prefetched(pixels: Batches, parts: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
     """Prepared batches; the next one is read while the caller works on this one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="selector-pixels") as pool:
+    with threads_for(1, "pixels") as pool:
         following = deque(pool.submit(pixels.batch, part) for part in parts[:2])
         for part in parts[2:]:
             ready = following.popleft().result()

@@ -11,13 +11,14 @@ import numpy as np
 
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.core.resources import memory_limit
 from selector.extract.job import ExtractJob, ExtractResult, VariantResult
 from selector.extract.memory import give_back
 from selector.extract.workspace import Workspace
 from selector.run.job import Failure
 from selector.store import Entry
 from selector.zoo import ModelSpec
-from selector.zoo.limits import OverLimit
+from selector.zoo.limits import OverLimit, check_memory
 
 if TYPE_CHECKING:
     from selector.extract.encode import Runner
@@ -47,7 +48,9 @@ class ExtractionRun(ABC):
         except OverLimit as error:
             excluded = str(error)
             known = [work.entry(spec) for spec in job.specs]  # its row shows what was found before it was excluded
-            variants = tuple(VariantResult() if entry is None else self._result(entry) for entry in known)
+            variants = tuple(
+                VariantResult(cost=error.cost) if entry is None else self._result(entry) for entry in known
+            )
         finally:
             give_back()  # the network is gone
         seconds = {stage: value - before.get(stage, 0.0) for stage, value in work.prepared.seconds.items()}
@@ -79,6 +82,32 @@ class ExtractionRun(ABC):
             return self.job.indices
         place = {content: i for i, content in enumerate(target.hashes)}
         return np.array(sorted({place[h] for h in self._wanted_hashes if h in place}), dtype=np.int64)
+
+    def fitting_batch(self, spec: ModelSpec, encoder: Encoder, item: Batch) -> int | None:
+        """How many items of a pass fit into the memory that a model may take; None where there is no limit.
+
+        Raises:
+            OverLimit: not even one does.
+        """
+        work = self.work
+        limit = memory_limit()
+        if limit is None or encoder.module is None:
+            return None
+        found = work.needed_memory(spec)
+        if found is None:
+            from selector.extract.cost import needed_memory
+            from selector.extract.encode import resolve_device
+
+            found = needed_memory(encoder, resolve_device(work.settings.device), item)
+            work.remember_memory(spec, found)
+        if found.memory is None or found.disk is None:
+            return None
+        try:
+            check_memory(found.memory, limit)
+        except OverLimit as error:
+            error.cost = found
+            raise
+        return (limit - found.disk) // max(1, found.memory - found.disk)
 
     def check_cost(
         self, spec: ModelSpec, encoder: Encoder, runner: Runner, entries: Sequence[Entry], batch: Batch

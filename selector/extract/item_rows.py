@@ -123,6 +123,7 @@ class ItemRows(ExtractionRun):
             encoder,
             **work.settings.of_features,
             sample=items.batch(sample),
+            most=self.fitting_batch(specs[0], encoder, items.batch(sample[:1])),
             rows_expected=len(rows),
             decided=dict(begun.meta) if begun is not None else None,
             store=work.store,

@@ -76,6 +76,7 @@ class MapRows(ExtractionRun):
             runner = open_map_runner(
                 encoder, device=work.settings.device, precision=work.settings.precision,
                 sample=items.batch(seen[:JUDGED_ON]), decided=None if begun is None else str(begun.meta["precision"]),
+                most=self.fitting_batch(job.specs[0], encoder, items.batch(seen[:1])),
             )  # fmt: skip
             entries: dict[str, Entry] = {}
             for spec in lacking:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.core.resources import given_threads, memory_limit
 from selector.extract.backends import Backend, open_backend, why_not
 from selector.zoo import ModelSpec
 
@@ -39,7 +40,12 @@ class LoadAhead:
         self._taken: _Loading | None = None
 
     def start(self, spec: ModelSpec, opening: Open | None = None) -> None:
-        """Begin to load a spec, and to open it, unless that was begun before; another one that was begun is given up."""
+        """Begin to load a spec, and to open it, unless that was begun before; another one that was begun is given up.
+
+        Where a single thread is allowed, or memory is limited, each is loaded at its turn.
+        """
+        if given_threads() == 1 or memory_limit() is not None:
+            return
         if self._pending is None or self._pending.spec != spec:
             self._pending = _Loading(spec, self._load, opening)
 

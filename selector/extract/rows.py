@@ -76,7 +76,8 @@ class MapRunner:
         self.encoder, self.device = encoder, device
         _, height, width = encoder.image_preprocess.input_size
         budget = _PIXELS if device == "cpu" else _GPU * _PIXELS
-        self.batch_size = batch_size or max(1, budget // (height * width))
+        usual = max(1, budget // (height * width))
+        self.batch_size = max(1, min(usual, batch_size or usual))
         self._tapped: Encoder = _Taps(encoder)
         self._dtype: Any = DTYPES["float32"]
         # as for pooled features: on a processor bfloat16 is mixed, weights and sums stay in float32
@@ -171,6 +172,7 @@ def open_map_runner(
     precision: str = "auto",
     sample: Batch | None = None,
     decided: str | None = None,
+    most: int | None = None,
 ) -> MapRunner:
     """Make an encoder on its canvas (``canvas_encoder``) ready, deciding the precision where that is open.
 
@@ -179,6 +181,7 @@ def open_map_runner(
             agree with those in float32, as for pooled features.
         sample: the first images, decoded; 8 are enough, and fewer leave it at float32.
         decided: the precision of rows that are already stored: it is kept.
+        most: pictures a forward pass that fit into memory; None where that is not limited.
 
     Raises:
         ConfigError: an unknown device or precision.
@@ -187,12 +190,12 @@ def open_map_runner(
     check_choice("precision", precision, PRECISIONS)
     device = resolve_device(device)
     chosen = decided or ("float32" if precision == "auto" else precision)
-    runner = MapRunner(encoder, device, chosen)
+    runner = MapRunner(encoder, device, chosen, most)
     if decided or precision != "auto" or encoder.module is None or sample is None or len(sample) < JUDGED_ON:
         return runner
     if not _may_lower(device, encoder.module):
         return runner
-    lower = MapRunner(encoder, device, "bfloat16")
+    lower = MapRunner(encoder, device, "bfloat16", most)
     few, places = sample[:JUDGED_ON], [(x, y) for x in (1 / 6, 1 / 2, 5 / 6) for y in (1 / 6, 1 / 2, 5 / 6)]
     item, place = np.repeat(np.arange(len(few)), len(places)), np.tile(np.array(places, np.float32), (len(few), 1))
     point = registry.get("point")

@@ -12,6 +12,7 @@ import numpy as np
 from selector import data as targets
 from selector import modalities, sources
 from selector.core.contracts import AnyPreprocess, Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
+from selector.core.costs import Cost
 from selector.core.modality import Inputs
 from selector.extract.job import ExtractSettings, wanted_of
 from selector.extract.known_costs import Costs
@@ -193,6 +194,19 @@ class Workspace:
             return Preprocess.from_dict(remembered)
         said = spec.preprocess.changes()
         return Preprocess().overridden(said) if {"input_size", "interpolation", "crop_pct"} <= set(said) else None
+
+    def needed_memory(self, spec: ModelSpec) -> Cost | None:
+        """What a pass of one item takes (``cost.needed_memory``), where it was measured before."""
+        found = self.store.get("memory", self._of_memory(spec))
+        return None if found is None else Cost.from_dict(found)
+
+    def remember_memory(self, spec: ModelSpec, found: Cost) -> None:
+        """Keep what a pass of one item takes: a model that is too large is not loaded again."""
+        self.store.put("memory", self._of_memory(spec), found.to_dict())
+
+    def _of_memory(self, spec: ModelSpec) -> dict[str, Any]:
+        settings = self.settings
+        return {"network": network_of(spec), "reading": settings.reading, "device": settings.device}
 
     def _load(self, spec: ModelSpec) -> Encoder:
         check_trusted(spec, self.settings.trusted)

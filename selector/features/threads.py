@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selector.core.resources import thread_limit, usable_cores
+
 SMALL = 1024  # order of a matrix up to which one thread is at least as fast
 _MOST_WORKERS = 4  # each holds some matrices of its own
 _LOADAVG = Path("/proc/loadavg")
@@ -71,9 +73,8 @@ def processor_named() -> Iterator[None]:
 
 
 def free_cores() -> int:
-    """Cores of this process, at least one, less the threads that other work keeps busy just now."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable - _busy())
+    """Cores of this process, at least one, less the threads that other work keeps busy just now; no more than it may use."""
+    return min(thread_limit(), max(1, usable_cores() - _busy()))
 
 
 def _busy() -> int:

@@ -25,8 +25,10 @@ class LimitOptions(CallOptions):
         needs=(NETWORKS,),
     )  # fmt: skip
     max_memory: str | int | float | None = option(
-        None, "Maximum peak memory for one item, such as 4GB (default: no limit).", panel=COST, needs=(NETWORKS,)
-    )
+        None, "Maximum memory of a model at work, such as 4GB: batches shrink, models that need more are excluded (default: no "
+        "limit).", python="Weights, activations, gradients and optimizer state; on the CPU beside what Python takes.",
+        panel=COST, needs=(NETWORKS,),
+    )  # fmt: skip
     license: Words | None = option(
         None, "'permissive', or license names and patterns, such as 'mit,apache-2.0,bsd-*' (default: any).",
         panel=COST, needs=(NETWORKS,),

@@ -64,6 +64,11 @@ class MachineOptions(CallOptions):
         ge=1, rerun=False,
     )  # fmt: skip
 
+    threads: int | None = option(
+        None, "Maximum number of threads of the run, workers included (default: SELECTOR_THREADS, or one per core).",
+        ge=1, rerun=False,
+    )  # fmt: skip
+
     @field_validator("device")
     @classmethod
     def _a_device(cls, value: str) -> str:
@@ -78,6 +83,12 @@ class MachineOptions(CallOptions):
         if self.workers is not None and self.engine == "local":
             raise OptionError(
                 "workers needs engine='processes' or engine='ray'. Got engine='local'.", "workers", "engine"
+            )
+        if self.workers is not None and self.threads is not None and self.workers > self.threads:
+            raise OptionError(
+                f"workers must be at most threads, since each needs one. Got workers={self.workers}, threads={self.threads}.",
+                "workers",
+                "threads",
             )
         if self.engine == "ray" and ":" in self.device:
             raise OptionError(

@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from selector.core.contracts import ProgressCallback, no_progress
+from selector.core.resources import LIBRARIES, THREADS
 from selector.core.units import format_duration, format_size
 from selector.run.executor import WorkerExecutor
 from selector.run.job import Answer, Needs, WorkerLimits, pack
@@ -48,6 +49,7 @@ class Pool(WorkerExecutor):
         notify: called with the steps that workers report.
         pinned: whether each worker keeps to its share of the cores.
         now: the clock of time limits.
+        threads: that all of them may keep busy together; None for one per core.
     """
 
     def __init__(
@@ -57,10 +59,13 @@ class Pool(WorkerExecutor):
         notify: ProgressCallback = no_progress,
         pinned: bool = True,
         now: Callable[[], float] = time.monotonic,
+        threads: int | None = None,
     ) -> None:
-        cores = _cores()
+        cores = _cores()[:threads]
         self._number = workers or len(gpus) or max(min(2, len(cores)), len(cores) // CORES)
-        self._places = [_place(k, self._number, gpus, cores) if pinned else ({}, None) for k in range(self._number)]
+        self._places = [
+            _place(k, self._number, gpus, cores, threads) if pinned else ({}, None) for k in range(self._number)
+        ]
         self._notify, self._now = notify, now
         self._workers: list[_Worker] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -321,7 +326,9 @@ def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def _place(k: int, number: int, gpus: Sequence[str], cores: Sequence[int]) -> tuple[dict[str, str], list[int] | None]:
+def _place(
+    k: int, number: int, gpus: Sequence[str], cores: Sequence[int], threads: int | None = None
+) -> tuple[dict[str, str], list[int] | None]:
     """(environment, cores) of worker ``k``: a GPU, or a set of cores with as many threads.
 
     >>> _place(3, 4, [], [0, 1, 2, 3])
@@ -330,7 +337,13 @@ def _place(k: int, number: int, gpus: Sequence[str], cores: Sequence[int]) -> tu
     ({'CUDA_VISIBLE_DEVICES': '5'}, None)
     """
     if gpus:
-        return {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]}, None
+        share = {} if threads is None else _threads(max(1, threads // number))
+        return {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)], **share}, None
     own = list(cores[k * len(cores) // number : (k + 1) * len(cores) // number]) or [cores[k % len(cores)]]
-    threads = min(int(os.environ.get("OMP_NUM_THREADS") or len(own)), len(own))
-    return {"OMP_NUM_THREADS": str(threads)}, own
+    if threads is not None:
+        return _threads(len(own)), own
+    return {"OMP_NUM_THREADS": str(min(int(os.environ.get("OMP_NUM_THREADS") or len(own)), len(own)))}, own
+
+
+def _threads(number: int) -> dict[str, str]:
+    return dict.fromkeys((THREADS, *LIBRARIES), str(number))

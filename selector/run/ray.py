@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import OptionError
+from selector.core.resources import given_threads, memory_limit, resource_limits
 from selector.run.executor import WorkerExecutor
 from selector.run.job import Answer, Failure, Needs, Shared, WorkerLimits, fetch_shared_with, pack
 from selector.run.pool import CORES, Pool
@@ -98,6 +99,8 @@ class RayCluster(WorkerExecutor):
         resources = self._ray.cluster_resources()
         self._gpus = float(resources.get("GPU", 0.0)) if self._on_gpu else 0.0
         self._cpus = max(1.0, float(resources.get("CPU", 1.0)))
+        if (allowed := given_threads()) is not None:
+            self._cpus = min(self._cpus, float(allowed))
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self._node_cpus = max((float(node.get("CPU", 1.0)) for node in nodes), default=1.0)
         # a worker that ran on a GPU ends, so that its memory is free for others
@@ -115,8 +118,10 @@ class RayCluster(WorkerExecutor):
         content, shared = pack((run, job), self._ray.cloudpickle.Pickler)
         name = str(getattr(job, "name", "job"))
         level = logging.getLogger("selector").getEffectiveLevel()
-        return self._task.options(name=name, **self._resources(needs)).remote(
-            content, [self._bundle(shared)], plugins(), level, _driver_surroundings(), needs.limits
+        resources = self._resources(needs)
+        surroundings = _driver_surroundings() | {"threads": self._share_of_threads(resources)}
+        return self._task.options(name=name, **resources).remote(
+            content, [self._bundle(shared)], plugins(), level, surroundings, needs.limits
         )
 
     def _bundle(self, shared: tuple[Shared[Any], ...]) -> Any:
@@ -134,6 +139,13 @@ class RayCluster(WorkerExecutor):
             share = 1.0 if needs.alone or needs.bytes is None else _gpu_share(needs.bytes)
             return {"num_gpus": share, "num_cpus": 1}
         return {"num_cpus": int(self._node_cpus) if needs.alone else self._threads}
+
+    def _share_of_threads(self, resources: Mapping[str, float]) -> int | None:
+        """Threads of a job where a number was asked for."""
+        allowed = given_threads()
+        if allowed is None:
+            return None
+        return max(1, int(allowed / self._gpus if self._gpus else resources["num_cpus"]))
 
     def _wait(self, tickets: Sequence[Any]) -> list[tuple[Any, Answer]]:
         ready: list[Any] = []
@@ -213,7 +225,7 @@ def _connect(ray: Any, place: str) -> None:
     """
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if place == "local":
-        settings |= {"include_dashboard": False}
+        settings |= {"include_dashboard": False, "num_cpus": given_threads()}
     try:
         context = ray.init(address=place, **settings)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -246,7 +258,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _driver_surroundings() -> dict[str, Any]:
     """What makes a relative path, an import and the word offline mean the same in a worker that shares this disk."""
-    return {"folder": str(Path.cwd()), "path": list(sys.path), "offline": os.environ.get(_OFFLINE)}
+    return {
+        "folder": str(Path.cwd()), "path": list(sys.path), "offline": os.environ.get(_OFFLINE), "memory": memory_limit()
+    }  # fmt: skip
 
 
 def _run(
@@ -270,7 +284,8 @@ def _run(
     # in a list: fetched when it is needed, and not by a worker that has the values
     fetch_shared_with(lambda key: bytes(ray.get(ray.get(bundle[0])[key])))
     import_plugins(modules)
-    return answer(content if limits is None else pack((_isolated, (content, limits)))[0], level)
+    with resource_limits(surroundings["threads"], surroundings["memory"]):
+        return answer(content if limits is None else pack((_isolated, (content, limits)))[0], level)
 
 
 def _isolated(packed: tuple[bytes, WorkerLimits]) -> Any:

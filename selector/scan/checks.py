@@ -16,6 +16,7 @@ from selector.core.contracts import ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.label_kinds import noun_of
 from selector.core.options import IMAGES, ITEMS, LABELS, NETWORKS
+from selector.core.resources import given_threads, resource_limits
 from selector.core.system import visible_cards
 from selector.core.task import Task
 from selector.options.data import DataOptions
@@ -258,24 +259,30 @@ def open_store(store: StoreLike | None) -> FeatureStore:
 
 
 @contextmanager
-def open_executor(config: ScanConfig | ConfirmConfig, notify: ProgressCallback) -> Iterator[Executor]:
-    """The executor of a run, closed behind it: its workers end with it.
+def open_executor(
+    config: ScanConfig | ConfirmConfig, notify: ProgressCallback, memory: str | float | None = None
+) -> Iterator[Executor]:
+    """The executor of a run, within its threads and memory; closed behind it: its workers end with it.
+
+    Args:
+        memory: what a model at work may take; None for no limit.
 
     Raises:
         OptionError: Ray is not installed.
     """
-    executor = Routed(_main(config, notify), Pool(1, notify=notify, pinned=False))
-    try:
-        yield executor
-    finally:
-        executor.close()
+    with resource_limits(config.threads, memory):
+        executor = Routed(_main(config, notify), Pool(1, notify=notify, pinned=False))
+        try:
+            yield executor
+        finally:
+            executor.close()
 
 
 def _main(config: ScanConfig | ConfirmConfig, notify: ProgressCallback) -> Executor:
     on_gpu = config.device == "auto" or config.device.startswith("cuda")
     if config.engine == "processes":
         cards = visible_cards() if on_gpu and ":" not in config.device else []
-        return Pool(config.workers, cards, notify)
+        return Pool(config.workers, cards, notify, threads=given_threads())
     if config.engine == "ray":
         from selector.run.ray import RayCluster
 

@@ -30,7 +30,7 @@ from selector.scan.scoring import ModelJob, RoundRows, ScoreSettings, ToScore, r
 from selector.scan.selection import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
-from selector.zoo.limits import Limits, OverLimit
+from selector.zoo.limits import Limits, OverLimit, check_memory
 from selector.zoo.timm_facts import timm_facts
 from selector.zoo.variants import at_place, network_of, place_of
 
@@ -292,6 +292,10 @@ class Extraction:
         check_trusted(spec, self.job_settings.trusted)
         candidate.entry = entry = self.work.entry(spec)
         if entry is None:
+            found = self.work.needed_memory(spec) if limits.max_memory is not None else None
+            if found is not None and found.memory is not None and limits.max_memory is not None:
+                candidate.cost = found
+                check_memory(found.memory, limits.max_memory)
             return True
         limits.check_facts(spec, entry.meta.get("num_parameters"))
         candidate.cost = self.work.costs.known(entry)
@@ -322,6 +326,8 @@ class Extraction:
                 entry = self.store.entry(found.identity["entry"])
                 entry.meta = {**found.identity["facts"], **entry.meta}
                 candidate.entry, candidate.cost = entry, found.cost
+            elif found.cost is not None:
+                candidate.cost = found.cost
 
     # ---------------------------------------------------------------- a single model
 

@@ -104,7 +104,11 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
     root = _root(config, targets)
     members = [_Member(name) for name in _names(targets)]
     errors: list[ConfigError] = []
-    with offline_hub(config.offline), pixel_limit(config.pixels), open_executor(config, notify) as executor:
+    with (
+        offline_hub(config.offline),
+        pixel_limit(config.pixels),
+        open_executor(config, notify, config.max_memory) as executor,
+    ):
         for member, target in zip(members, targets, strict=True):
             changes: dict[str, Any] = {} if root is None else {"out": root / member.name}
             if isinstance(config.scan_budget, float):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import groupby
@@ -24,6 +23,7 @@ from PIL import Image
 
 from selector import modalities
 from selector.core.contracts import Target
+from selector.core.resources import threads_for
 from selector.core.stats import binomial_tail
 from selector.results import Caveat
 
@@ -188,7 +188,7 @@ def thumbnails(pixels: Pixels) -> np.ndarray:
         for i, row in enumerate(rows):
             made[start + i] = np.asarray(Image.fromarray(row).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX))
 
-    with ThreadPoolExecutor(2) as pool:
+    with threads_for(2, "thumbnails") as pool:
         list(pool.map(shrink, range(0, len(pixels), _BATCH)))
     return made
 

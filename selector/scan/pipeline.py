@@ -224,7 +224,11 @@ def _as_confirmed(
 
 
 def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
-    with offline_hub(config.offline), pixel_limit(config.pixels), open_executor(config, notify) as executor:
+    with (
+        offline_hub(config.offline),
+        pixel_limit(config.pixels),
+        open_executor(config, notify, config.max_memory) as executor,
+    ):
         scan = TargetScan(target, config, executor, notify)
         if scan.rounds is not None:
             scan.rounds.run()
@@ -256,7 +260,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
     with (
         offline_hub(config.offline or made.offline),
         pixel_limit(made.pixels),
-        open_executor(config, notify) as executor,
+        open_executor(config, notify, made.max_memory) as executor,
     ):
         features_store = open_store(config.store or made.store)
         data = _target_of(ranking, config.target, made, features_store)

@@ -15,7 +15,9 @@ from selector import proxies as proxy_room
 from selector.config import ProxyLike
 from selector.core.contracts import Progress, ProgressCallback, Score, Target
 from selector.core.errors import NotApplicable, ProxyError, StoreError
+from selector.core.resources import memory_limit
 from selector.core.task import RowPlan
+from selector.core.units import format_size
 from selector.extract.item_rows import ItemRows
 from selector.extract.job import ExtractJob, ExtractResult
 from selector.extract.map_rows import MapRows
@@ -31,6 +33,7 @@ from selector.store import Entry, FeatureStore, RowsMissing
 log = logging.getLogger(__name__)
 
 NOT_APPLICABLE = "not applicable"
+_COPIES = 3  # of its float32 rows in memory while a model is scored
 
 
 class Scoring:
@@ -67,6 +70,9 @@ class Scoring:
                     if features is None and read is not None:
                         features = read.with_labels(problem.labels, problem.kind)
                     if features is None:
+                        if (reason := _too_large(candidate.entry, rows)) is not None:
+                            candidate.excluded = reason
+                            return
                         features = read = feature_set(candidate.entry, rows, self.seed, facet)
                     with naming(candidate.spec.name, self._told):
                         stored = evaluate(features, proxy, self.intervals, self.seed)
@@ -90,6 +96,18 @@ class Scoring:
             "seed": self.seed,
             "intervals": self.intervals,
         }
+
+
+def _too_large(entry: Entry, rows: Rows) -> str | None:
+    """Why the proxies cannot read some rows within the memory that a model may take; None where they can."""
+    limit, width = memory_limit(), entry.num_features or 0
+    needed = _COPIES * 4 * len(rows.hashes) * width
+    if limit is None or needed <= limit:
+        return None
+    return (
+        f"scoring {len(rows.hashes)} × {width} features takes about {format_size(needed)} of memory, more than "
+        f"{format_size(limit)}; read fewer items with max_samples (--max-samples)."
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 
 from selector.core.contracts import Encoder, Preprocess, TextPreprocess
 from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_mean, first_line
+from selector.core.resources import given_threads
 from selector.sources import _weights, source
 
 if TYPE_CHECKING:
@@ -354,6 +355,7 @@ def _session(spec: ModelSpec, path: Path) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = given_threads() or 0  # 0: as many as there are cores
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions have no common base

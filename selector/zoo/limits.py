@@ -20,7 +20,13 @@ from selector.zoo import ModelSpec, licenses
 
 
 class OverLimit(Exception):
-    """A model exceeds a limit, or cannot be shown to keep it; the message says which and by how much."""
+    """A model exceeds a limit, or cannot be shown to keep it; the message says which and by how much.
+
+    Attributes:
+        cost: what was measured of it, where it has no entry that its costs could be kept beside.
+    """
+
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -111,10 +117,17 @@ class Limits:
             memory = cost.memory if cost is not None else None
             if memory is None:
                 raise OverLimit("its memory could not be measured, so it cannot be shown to keep the limit.")
-            if memory > self.max_memory:
-                raise OverLimit(
-                    f"{format_size(memory)} of memory at its peak, more than {format_size(self.max_memory)}."
-                )
+            check_memory(memory, self.max_memory)
+
+
+def check_memory(memory: int, limit: int) -> None:
+    """Hold the peak of a forward pass of one item against a limit, both in bytes.
+
+    Raises:
+        OverLimit: it is higher.
+    """
+    if memory > limit:
+        raise OverLimit(f"{format_size(memory)} of memory at its peak, more than {format_size(limit)}.")
 
 
 def describe_latency(cost: Cost, noun: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from io import TextIOBase
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from selector.core.contracts import Preprocess
 from selector.core.documents import checked
 from selector.core.errors import ConfigError
+from selector.core.resources import threads_for
 from selector.deploy.serializers import serializer
 from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, listed
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage, is_image_name
@@ -64,7 +64,7 @@ class ImageSerializer(Serializer):
 
         outputs: list[Any | None] = []
         reasons = []
-        with ThreadPoolExecutor(min(batch_size, os.cpu_count() or 1)) as pool:
+        with threads_for(batch_size, "decode") as pool:
             for start in range(0, len(items), batch_size):
                 part = items[start : start + batch_size]
                 read = list(pool.map(lambda image: _read(image, preprocess), part))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from selector.core.atomic import replacing
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.core.resources import given_threads
 from selector.extract.inputs import Batch
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",  # one stream with all the cores: a batch is large already
         }
+        if (threads := given_threads()) is not None:
+            settings |= {"INFERENCE_NUM_THREADS": str(threads), "COMPILATION_NUM_THREADS": str(threads)}
         kept = cache / "openvino" / f"{_key(encoder, precision, batch_size)}.blob" if cache is not None else None
         core = ov.Core()
         compiled = _load(core, kept, settings) if kept is not None else None

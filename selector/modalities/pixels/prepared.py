@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +32,7 @@ import numpy as np
 
 from selector.core.contracts import Items, Preprocess, Progress, ProgressCallback, RawImage, no_progress
 from selector.core.errors import BadImagesError, TargetError
+from selector.core.resources import thread_limit, threads_for
 from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, image_size, read_image
 from selector.modalities.pixels.segments import (
     RowPlace,
@@ -139,7 +140,7 @@ class Pixels:
                         "decoded image %s in %s is damaged or gone; decoding it again", self._names[index], place.path
                     )
         if again:
-            with ThreadPoolExecutor(min(len(again), _cores())) as pool:
+            with threads_for(len(again), "decode") as pool:
                 for (row, _), pixels in zip(again, pool.map(self._decode, (index for _, index in again)), strict=True):
                     rows[row] = pixels
         return rows
@@ -210,7 +211,17 @@ def open_pixels_many(
             missing = _missing(hashes, wanted, places)
             used = {place.path for key in wanted for place in places[key].values()}
             room = _make_room(destination, missing, wanted, used, max_size)
-            bad = _fill(items, hashes, names, wanted, missing, destination, room, workers or _cores(), progress)
+            bad = _fill(
+                items,
+                hashes,
+                names,
+                wanted,
+                missing,
+                destination,
+                room,
+                min(workers or thread_limit(), thread_limit()),
+                progress,
+            )
             places = look()
     else:
         progress(Progress("decode", len(hashes), len(hashes), note="already decoded"))
@@ -316,7 +327,7 @@ def _in_order(
     work: Callable[[_DecodeJob], dict[str, NDArray[np.uint8]] | str], jobs: Sequence[_DecodeJob], workers: int
 ) -> Iterator[tuple[_DecodeJob, dict[str, NDArray[np.uint8]] | str]]:
     """Results in order, with a bounded number of them waiting."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="selector-decode")
+    pool = threads_for(workers, "decode")
     waiting: deque[tuple[_DecodeJob, Future[dict[str, NDArray[np.uint8]] | str]]] = deque()
     try:
         for job in jobs:
@@ -390,7 +401,3 @@ def _locked(folder: Path, keys: Sequence[str]) -> Iterator[None]:
             except (OSError, NotImplementedError) as error:  # a timeout is an OSError, too
                 log.info("no file lock in %s (%s); going on without", folder, error)
         yield
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ import xxhash
 
 from selector.core.errors import TargetError
 from selector.core.label_kinds import noun_of
+from selector.core.resources import threads_for
 from selector.core.task import Table
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.tasks._image_files import check_same_size, checked_size, mask_values, packed
@@ -133,7 +133,7 @@ class SegmentationReading:
         raw = table.columns[table.roles["mask"][0]]
         names: Sequence[str] = table.schema.get("mask_names") or table.names
         colors = table.schema.get("colors")
-        with ThreadPoolExecutor(4) as pool:
+        with threads_for(4, "masks") as pool:
             seen = list(pool.map(lambda i: _look(table, raw, names, colors, i), range(len(table))))
         total: dict[int, int] = {}
         for one in seen:

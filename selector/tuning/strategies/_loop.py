@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,10 @@ from torch import nn
 
 from selector import modalities
 from selector.core.errors import TrainingError
+from selector.core.resources import memory_limit, threads_for
 from selector.core.task import Learner
+from selector.core.units import format_size
+from selector.extract.cost import module_bytes, peak_memory
 from selector.extract.memory import is_out_of_memory
 from selector.tuning.strategies._checkpoint import read_checkpoint, write_checkpoint
 from selector.tuning.strategies._parts import Group
@@ -38,8 +41,11 @@ CLIP = 1.0  # norm of the gradient
 AHEAD = 2  # batches that are read while a step runs
 COOL_DOWN = 0.25  # share of the steps done that a cool-down takes when time runs out
 LEAST_COOL_DOWN = 3  # steps
+_MEASURED = 2  # items whose gradients tell what each takes; one alone has no variance to normalize by
 
 Optimizer = Literal["sgd", "adamw"]
+Moving = Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]
+"""Parameters that are trained, by their share of the rate."""
 Annotated = Callable[[np.ndarray], Sequence[Any]]
 """Positions of items -> what is known of each, as ``Task.annotations`` gives it."""
 Normalize = Callable[[Any], Any]
@@ -213,6 +219,8 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = settings.rate * group["share"] * _schedule(step, settings.steps, cooling)
                 batch = read if read.generator is not None else feed.augmented(read)
+                if step == started and (limit := memory_limit()) is not None:
+                    micro_batch = min(micro_batch, _fitting(module, moving, batch, feed.normalize, settings, limit))
                 if adapts:
                     module.progress = step / settings.steps  # type: ignore[assignment]
                 while True:
@@ -281,16 +289,24 @@ def predict(
     _place(module, target)
     module.eval()
     learner = cast(Learner, module)
+
+    def outputs(some: np.ndarray) -> Any:
+        prepared = feed.prepared(some)
+        with torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
+            batch = feed.normalize(prepared)
+            return learner.predict(batch) if call is None else call(batch, some)
+
     with torch.inference_mode():
+        if (limit := memory_limit()) is not None and len(items):
+            with peak_memory(module, device) as peak:
+                outputs(items[:1])
+            weights = module_bytes(module)
+            batch_size = max(1, min(batch_size, (limit - weights) // max(1, peak() - weights)))
         for start in range(0, len(items), batch_size):
             if clock() >= deadline:
                 return False
             some = items[start : start + batch_size]
-            prepared = feed.prepared(some)
-            with torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
-                batch = feed.normalize(prepared)
-                outputs = learner.predict(batch) if call is None else call(batch, some)
-            take(outputs, some)
+            take(outputs(some), some)
     return True
 
 
@@ -316,7 +332,7 @@ def select_parameters(module: nn.Module, groups: Sequence[Group]) -> list[tuple[
     return moving
 
 
-def train_mode(module: nn.Module, moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> None:
+def train_mode(module: nn.Module, moving: Moving) -> None:
     """Train mode, except for pretrained batch-norm layers: they keep their statistics (docs/explanation/fine-tuning-stage.md says what
     renewing them costs). Those of new layers (a decoder) have none yet and learn them."""
     new = getattr(module, "new", ())
@@ -360,6 +376,41 @@ def _accumulate(module: nn.Module, batch: _Read, micro_batch: int, normalize: No
     return total
 
 
+def _fitting(
+    module: nn.Module, moving: Moving, batch: _Read, normalize: Normalize, settings: Settings, limit: int
+) -> int:
+    """Items whose gradients can be taken at once within ``limit`` bytes, with the optimizer's state; nothing is changed.
+
+    Raises:
+        TrainingError: not even two, on which new normalization layers need to be trained.
+    """
+    weights = module_bytes(module)
+    gradients = sum(p.numel() * p.element_size() for _, named in moving for _, p in named)
+    held = weights + gradients * (1 + (1 if settings.optimizer == "sgd" else 2))
+    few = next(iter(modalities.of_batch(batch.prepared).pieces(batch.prepared, _MEASURED, MAX_TOKENS)))
+    two = replace(
+        batch, prepared=batch.prepared[few], known=batch.known[few],
+        beside=None if batch.beside is None else batch.beside[few],
+    )  # fmt: skip
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    generator = torch.get_rng_state()
+    with peak_memory(module, settings.device) as peak:
+        _accumulate(module, two, _MEASURED, normalize, settings)
+    torch.set_rng_state(generator)
+    module.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(buffers[name])
+    each = max(1, peak() - weights - gradients) / max(1, len(two.known))
+    if held + _MEASURED * each > limit:
+        needed = format_size(held + _MEASURED * each)
+        raise TrainingError(
+            f"its training takes about {needed} of memory, more than {format_size(limit)}; raise max_memory "
+            "(--max-memory), train at a smaller resolution, or use 'frozen'."
+        )
+    return int((limit - held) / each)
+
+
 def _smaller(micro_batch: int, device: torch.device, fit: Fit) -> int:
     """Half the micro batch after a lack of memory."""
     if micro_batch == 1:
@@ -373,9 +424,7 @@ def _smaller(micro_batch: int, device: torch.device, fit: Fit) -> int:
     return half
 
 
-def _optimizer(
-    moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]], settings: Settings
-) -> torch.optim.Optimizer:
+def _optimizer(moving: Moving, settings: Settings) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = []
     for share, named in moving:
         for decays in (True, False):  # norms and biases are not decayed
@@ -450,7 +499,7 @@ class _ReadAhead:
         self._feed, self._items, self._seed, self._adapts = feed, items, settings.seed, adapts
         self._device = torch.device(settings.device)
         self._steps = _batches(len(items), batch_size, settings, start=start)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="selector-feed")
+        self._pool = threads_for(1, "feed")
         self._waiting: deque[Future[_Read]] = deque()
 
     def __iter__(self) -> Iterator[_Read]:
@@ -487,7 +536,7 @@ class _ReadAhead:
         return (prepared.pin_memory() if self._device.type == "cuda" else prepared).to(self._device, non_blocking=True)
 
 
-def _finite(moving: Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]) -> bool:
+def _finite(moving: Moving) -> bool:
     return all(bool(torch.isfinite(p).all()) for _, named in moving for _, p in named)
 
 

@@ -1,0 +1,121 @@
+"""What a run may take of this machine: threads, and memory of the model at work; its worker processes keep to it too."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from selector.core.errors import ConfigError
+from selector.core.units import parse_size
+
+THREADS, MEMORY = "SELECTOR_THREADS", "SELECTOR_MAX_MEMORY"
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+"""Read by torch, BLAS and tokenizers when they are loaded, in worker processes as well."""
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def given_threads() -> int | None:
+    """The number of threads that was asked for, by ``threads`` or ``SELECTOR_THREADS``; None where none was.
+
+    Raises:
+        ConfigError: the variable is no positive number.
+    """
+    value = os.environ.get(THREADS)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise ConfigError(f"{THREADS} must be a number of threads, at least 1. Got {value!r}.")
+    return int(value)
+
+
+def thread_limit() -> int:
+    """How many threads this process may keep busy: what was asked for, or one per usable core."""
+    return min(given_threads() or sys.maxsize, usable_cores())
+
+
+def memory_limit() -> int | None:
+    """Bytes that a model at work may take: weights, activations and what its training holds; None for no limit.
+
+    Raises:
+        ConfigError: ``SELECTOR_MAX_MEMORY`` is no size.
+    """
+    value = os.environ.get(MEMORY)
+    try:
+        return int(parse_size(value)) if value else None
+    except ConfigError as error:
+        raise ConfigError(f"{MEMORY}: {error}") from None
+
+
+@contextmanager
+def resource_limits(threads: int | None, memory: str | float | None = None) -> Iterator[None]:
+    """Keep this process, and the workers that it starts, to some threads and some memory; None changes nothing."""
+    changed: dict[str, str] = {}
+    if memory is not None:
+        changed[MEMORY] = str(int(parse_size(memory)))
+    number = threads if threads is not None else given_threads()
+    if number is not None:
+        changed |= dict.fromkeys((THREADS, *LIBRARIES), str(number))
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        if number is None:
+            yield
+        else:
+            with _loaded_libraries(number):
+                yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _loaded_libraries(threads: int) -> Iterator[None]:
+    """The same for libraries that were loaded before, and for torch, which may be loaded meanwhile, back again."""
+    from threadpoolctl import threadpool_limits
+
+    torch: Any = sys.modules.get("torch")
+    own = None if torch is None else torch.get_num_threads()
+    if torch is not None:
+        torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):
+            yield
+    finally:
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(own or usable_cores())
+
+
+class _Inline(Executor):
+    """Runs what is submitted at once, in the caller's thread."""
+
+    def submit(
+        self, fn: Callable[_Arguments, _Result], /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> Future[_Result]:
+        """See ``Executor.submit``; an error is raised by the future."""
+        future: Future[_Result] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  as in a thread: raised where the result is asked for
+            future.set_exception(error)
+        return future
+
+
+def threads_for(count: int, name: str) -> Executor:
+    """An executor with ``count`` threads, fewer where fewer were asked for; where that is a single one, the caller's own."""
+    given = given_threads()
+    return _Inline() if given == 1 else ThreadPoolExecutor(min(count, given or count), f"selector-{name}")
