@@ -207,6 +207,8 @@ class ModelResult:
     known of the model without the target, by the names of ``prior.ModelFacts``.
     ``pilot`` is its pilot run, where it had one before a confirmation: models with one stand by its ``combined``.
     ``cost`` is what was measured on this machine, None where nothing was.
+    ``fit`` says at which batch size and resolution scan and training fit the machine's memory (``scan.memory_fit``); empty
+    where that was not looked at.
     ``layers`` is the 5-nearest-neighbor accuracy of each layer, for networks that are read at all of them.
     """
 
@@ -240,6 +242,7 @@ class ModelResult:
     extract_seconds: Number = 0.0
     cached: bool = False
     cost: Cost | None = None
+    fit: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         rank = self.status if self.rank is None else f"rank {self.rank}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,12 +187,31 @@ def _show_plans(plans: Any, *, as_json: bool) -> None:
         _show_plan(plan)
 
 
+def _fit_cells(model: Mapping[str, Any]) -> tuple[str | None, str | None, str | None, str | None]:
+    """Memory of the scan and of the training with batch and side, epochs of the budget, and whether it fits."""
+    from selector.core.units import format_size
+
+    scan = None if model["scan_bytes"] is None else f"{format_size(model['scan_bytes'])} ({model['scan_batch']})"
+    train = epochs = None
+    if model["training_bytes"] is not None:
+        at = f", {model['training_side']} px" if model["training_side"] else ""
+        train = f"{format_size(model['training_bytes'])} ({model['training_batch']}{at})"
+    if model["training_epochs"] is not None:
+        epochs = f"{model['training_epochs']:.0f}"
+    return scan, train, epochs, None if model["fits"] is None else model["fits"] or "yes"
+
+
 def _show_plan(plan: Plan) -> None:
     from selector.core.units import format_count, format_duration, format_size
 
     usable = [m for m in plan.models if not m["note"]]
-    rows = [(m["name"], m["params"] and format_count(m["params"]), m["cached"], m["missing"]) for m in usable]
-    print_rows(["model", "params", "rows in store", "rows to extract"], rows, numeric=(1, 2, 3))
+    rows = [
+        (m["name"], m["params"] and format_count(m["params"]), m["cached"], m["missing"], *_fit_cells(m))
+        for m in usable
+    ]
+    heads = ["model", "params", "stored rows", "to extract", "to scan", "to train", "epochs", "fits"]
+    shown = [i for i in range(len(heads)) if i < 4 or any(row[i] is not None for row in rows)]
+    print_rows([heads[i] for i in shown], [[row[i] for i in shown] for row in rows], numeric=(1, 2, 3, 4, 5, 6))
     typer.echo(f"{len(usable)} of {len(plan.models)} models usable, {plan.images} {plan.noun}s")
     typer.echo(f"{plan.decoded} items of all splits are read and prepared")
     for reason, names in (plan.unusable or {}).items():
@@ -212,6 +231,11 @@ def _show_plan(plan: Plan) -> None:
         typer.echo(f"time: {format_duration(plan.seconds_low)} to {format_duration(plan.seconds_high)}, estimated")
     else:
         typer.echo("time: unknown until the first model has run")
+    if plan.free_bytes is not None:
+        cards = "" if plan.device_bytes is None else f", {format_size(plan.device_bytes)} of the GPU's"
+        typer.echo(
+            f"memory: {format_size(plan.free_bytes)} are free{cards}; a model adds 'to scan' and 'to train' (items at once)"
+        )
     for note in plan.notes:
         typer.echo(note)
 

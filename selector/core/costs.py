@@ -67,6 +67,25 @@ class Cost:
         return cls(**{name: value for name, value in data.items() if name in known})
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one network; a batch of n items takes n times those of an item.
+
+    Attributes:
+        weights: of parameters and buffers, in single precision as they are loaded.
+        item: that an item adds to a forward pass, at its peak.
+        step: that an item adds to a training step: activations that are kept for the gradients, at the peak.
+        area: pixels of the item that this holds for (of texts its tokens).
+        precision: that the step was looked at in.
+    """
+
+    weights: int
+    item: int
+    step: int
+    area: int
+    precision: str = "float32"
+
+
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Positions of the (cost, value) points that no other point beats, by rising cost.
 

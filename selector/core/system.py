@@ -82,3 +82,20 @@ def thread_setting() -> str:
     if asked:
         return asked
     return str(usable_cores())
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the machine, or of the container that limits it."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    groups = Path("/sys/fs/cgroup")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, int((groups / limit).read_text()) - int((groups / used).read_text()))
+        except (OSError, ValueError):  # no such version of control groups, or no limit ("max")
+            continue
+    return max(0, free)

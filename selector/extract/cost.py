@@ -10,7 +10,7 @@ import os
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -162,22 +162,22 @@ def peak_memory(module: torch.nn.Module, device: str) -> Iterator[Callable[[], i
         before = torch.cuda.memory_allocated(device)
         yield lambda: weights + torch.cuda.max_memory_allocated(device) - before
         return
-    live = _Live(module)
+    live = LiveBytes((*module.parameters(), *module.buffers()))
     with live:
         yield lambda: weights + live.peak
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the bytes of the tensors that are alive, beside a module's own.
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the bytes of the tensors that are alive, beside those that were there before (a network's own).
 
     The process's memory would not do: what was freed earlier hides what is taken now, and other
     threads work beside this one.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, before: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._known = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+        self._known = {t.untyped_storage()._cdata for t in before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from selector.core.costs import Cost
 from selector.core.site import page
@@ -234,6 +234,9 @@ def _columns(ranking: StoredRanking) -> Iterator[Column]:
     if any(model.num_parameters is not None for model in ranking.models):
         yield Column("parameters", "params", "facts", "Parameters of the network without its source head", drop=3)
     yield from _cost_columns(ranking)
+    if any("training_bytes" in model.fit for model in ranking.models):
+        told = "Memory that full fine-tuning adds at its peak, with batch and side in pixels; forecast from the architecture"
+        yield Column("training", "memory to train", "facts", told, drop=4)
     if any(model.num_features is not None for model in ranking.models):
         yield Column("features", "feature dim", "facts", "Dimension of the features", drop=5)
     if any(model.spec.get("license") for model in ranking.models):
@@ -333,6 +336,8 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return Cell("–") if count is None else Cell(format_count(count), count, f"{count:,}")
         case "flops" | "latency" | "rate" | "memory" | "disk":
             return _cost_cell(model.cost, kind)
+        case "training":
+            return _training(model.fit)
         case "features":
             return Cell("–") if model.num_features is None else Cell(str(model.num_features), model.num_features)
         case "license":
@@ -346,6 +351,18 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return Cell(model.status, model.status, model.why)
         case _:
             return _measured(final_measurements(model).get(kind), name)
+
+
+def _training(fit: Mapping[str, Any]) -> Cell:
+    if not fit.get("training_bytes"):
+        return Cell("–", None, "not looked at; selector scan --dry-run does")
+    told = f"in pieces of {fit['training_batch']}" + (
+        f" at {fit['training_side']} pixels" if fit["training_side"] else ""
+    )
+    too_much = " ✗" if fit["fits"] else ""
+    return Cell(
+        format_size(fit["training_bytes"]) + too_much, fit["training_bytes"], f"{told}; {fit['fits'] or 'it fits'}"
+    )
 
 
 def _prior(prior: PriorCell | None) -> Cell:

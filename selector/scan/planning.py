@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from selector.scan.checks import (
 )
 from selector.scan.dataset_view import offline_hub
 from selector.scan.many import listed
+from selector.scan.memory_fit import FIT, Machine, Room, footprint_of
 from selector.sources import _weights, noting_fetches
 from selector.store import Entry, FeatureStore
 from selector.tuning import plan as plans
@@ -43,6 +44,9 @@ from selector.zoo.variants import network_of
 
 EFFICIENCY = (0.1, 0.8)  # share of the rate of a plain matrix product that networks reach on a processor
 ASKED = 200  # models, up to which a plan asks the hub about each
+LOOKING = (
+    30.0  # seconds that the memory of models is looked at for; what was found is remembered, the next plan goes on
+)
 LOADING = (0.5, 5.0)  # seconds until a network runs: building, weights, choice of a backend
 
 
@@ -51,8 +55,12 @@ class Plan:
     """What a scan would do; nothing was extracted to find out.
 
     Attributes:
-        models: one mapping a model with name, source, params, cached and missing (rows), note.
+        models: one mapping a model with name, source, params, cached and missing (rows), note; and how it fits this
+            machine (``memory_fit``): ``scan_bytes`` and ``scan_batch``, ``training_bytes``, ``training_batch``,
+            ``training_side`` (pixels; None for texts), ``training_precision`` and ``training_epochs`` (of the budget), and
+            ``fits``: why it does not, empty where it does. None where the architecture is not known without its weights.
         images: rows that each is read at, whatever they are: ``noun`` is what one is called.
+        free_bytes, device_bytes: memory that is free now, of the machine and of its GPU; None where no model was looked at.
         decoded: items of all splits that are prepared, each content once: test is read at the end.
         disk_bytes: of the rows, when all are stored.
         pixel_bytes, compiled_bytes: of decoded images and compiled networks beside them, caches that the store
@@ -78,6 +86,8 @@ class Plan:
     fetch_bytes: int = 0
     unusable: Mapping[str, tuple[str, ...]] | None = None
     decoded: int = 0
+    free_bytes: int | None = None
+    device_bytes: int | None = None
 
 
 def plan(target: Any, config: ScanConfig) -> Plan | list[Plan]:
@@ -111,12 +121,13 @@ def _plan(target: Any, config: ScanConfig) -> Plan:
                 reason = _general(found.note, found.spec)
                 unusable[reason] = (*unusable.get(reason, ()), found.spec.name)
         lacking = [found for found in looked if found.missing]
+        machine, fits = _fits(looked, data, config, store)
         return Plan(
-            tuple(found.row() for found in looked),
+            tuple({**found.row(), **fit} for found, fit in zip(looked, fits, strict=True)),
             len(hashes),
             sum(found.missing * found.width * 4 for found in looked),
             exact,
-            (*_notes(lacking, low, config), *(_training(looked, data, config) if config.confirm else ())),
+            (*_notes(lacking, low, config, fits), *(_training(looked, data, config) if config.confirm else ())),
             data.row_noun,
             low,
             high,
@@ -125,6 +136,8 @@ def _plan(target: Any, config: ScanConfig) -> Plan:
             sum(found.fetch for found in looked),
             unusable,
             len(set(data.hashes)),
+            None if machine is None else machine.memory,
+            None if machine is None else machine.device,
         )
 
 
@@ -334,6 +347,54 @@ def arithmetic_rate() -> float:
     return float(side**3 / max(quickest, 1e-9))
 
 
+# ---------------------------------------------------------------------------- memory
+
+
+def _fits(
+    looked: Sequence[_Found], data: Target, config: ScanConfig, store: FeatureStore
+) -> tuple[Machine | None, list[dict[str, Any]]]:
+    """This machine, and how each model fits it and the budget; see ``Plan.models``."""
+    if not modalities.of(data).has_models:
+        return None, [dict.fromkeys(FIT) for _ in looked]
+    room = Room.of(data, config)
+    until = time.process_time() + LOOKING
+    found = []
+    for each in looked:
+        shape = None
+        if not each.note:
+            shape = footprint_of(
+                each.spec, store, room.device, looks=len(looked) <= ASKED and time.process_time() < until
+            )
+        if shape is None:
+            found.append(dict.fromkeys(FIT))
+        else:
+            each = replace(each, parameters=each.parameters or shape.weights // 4)
+            factor, epochs = _budgeted(each, data, config) if room.trains else (1.0, None)
+            found.append(room.fit(shape, _size(each), factor, epochs))
+    return room.machine, found
+
+
+def _budgeted(found: _Found, data: Target, config: ScanConfig) -> tuple[float, float | None]:
+    """(share of its own side, epochs) that the budget leaves a model that is trained alone; no epochs are None where its
+    speed is not known, and 0 where the budget is too short."""
+    task = tasks.task_of(data)
+    seconds = _pass(found, data)
+    if seconds is None or config.seconds is None:
+        return 1.0, None
+    seconds *= _grown(_size(found), config.resolution)
+    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
+    batch = max(1, min(task.batch_size, train))
+    an_epoch = max(1, train // batch)
+    told = plans.foresee(
+        [plans.StrategyCost(3 * batch * seconds, val * seconds, 1.0)],
+        budget=config.seconds - 3.0 - test * seconds,
+        max_steps=config.max_steps or plans.usual_steps(an_epoch),
+        steps_an_epoch=an_epoch,
+        reduced=config.resolution is None,
+    )
+    return (1.0, 0.0) if told is None else (told.factor, told.epochs)
+
+
 # ---------------------------------------------------------------------------- disk
 
 
@@ -364,8 +425,14 @@ def _general(note: str, spec: ModelSpec) -> str:
     return note
 
 
-def _notes(lacking: Sequence[_Found], low: float | None, config: ScanConfig) -> tuple[str, ...]:
+def _notes(
+    lacking: Sequence[_Found], low: float | None, config: ScanConfig, fits: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
     notes = []
+    if unknown := sum(fit["scan_bytes"] is None for fit in fits):
+        notes.append(
+            f"{unknown} model(s) whose memory is not known before they run: no torch architecture, or many models."
+        )
     new = [found for found in lacking if not found.rate]
     if low is None and new:
         notes.append(f"{len(new)} model(s) have not run on this machine yet, so their time cannot be predicted.")

@@ -36,6 +36,7 @@ from selector.scan.checks import (
 from selector.scan.dataset_view import ordered, summarize
 from selector.scan.extraction import Extraction
 from selector.scan.fine_tuning import fine_tune, not_lost
+from selector.scan.memory_fit import Room, with_fits
 from selector.scan.near_duplicates import leak_caveats
 from selector.scan.past import Knowledge, open_history, predicted
 from selector.scan.precomputed import rank_rows
@@ -97,6 +98,9 @@ def _accuracy(entry: Entry, rows: Any) -> float | None:
     except (ProxyError, RowsMissing):
         return None  # no classes, or a damaged chunk: the curve has a gap
     return None if value is None else float(value)
+
+
+LOOKING = 0.03  # share of a scan's time for memory of models that is not remembered
 
 
 class TargetScan:
@@ -180,10 +184,16 @@ class TargetScan:
                 "trusted": self._trusted,
             },
             versions=versions(),
-            models=predicted(
-                ordered([candidate.result() for candidate in candidates]),
-                data.fingerprint,
-                of_metric(self._knowledge.results, self._deciding),
+            models=with_fits(
+                predicted(
+                    ordered([candidate.result() for candidate in candidates]),
+                    data.fingerprint,
+                    of_metric(self._knowledge.results, self._deciding),
+                ),
+                self._specs,
+                Room.of(data, config),
+                self._store,
+                LOOKING * (time.perf_counter() - self._started),
             ),
             warnings=(
                 *data.notes,

@@ -21,6 +21,7 @@ from selector.zoo.own import live
 if TYPE_CHECKING:
     from torch import nn
 
+    from selector.sources._sketch import Sketch
     from selector.zoo import ModelSpec
 
 
@@ -51,6 +52,14 @@ class MemorySource:
         source_head = without_head(spec, network, module, preprocess)
         default = FeaturePath("head" if is_timm_like(module) else "forward")
         return make_encoder(spec, network, module, preprocess, self.identify(spec), default, source_head)
+
+    def sketch(self, spec: ModelSpec) -> Sketch:
+        """See ``_sketch``; the module itself, of which no tensor is touched."""
+        from selector.sources._sketch import image_sketch
+
+        return image_sketch(
+            lambda: (live(spec.model_id, spec.source), Preprocess().overridden(spec.preprocess.changes()))
+        )
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``; where the module was given, in this process too."""

@@ -18,6 +18,7 @@ from selector.sources._network import Network
 if TYPE_CHECKING:
     from torch import nn
 
+    from selector.sources._sketch import Sketch
     from selector.zoo import ModelSpec
 
 _LIST = """
@@ -98,22 +99,32 @@ class TimmSource:
         from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
 
         identity = self.identify(spec)
-        config = None
-        if spec.model_id.startswith(_HUB):
-            model, config, arguments = _hub_config(_hub.fetch(_config_file(spec), spec.name))
-        else:
-            model, arguments = identity["model"], {}
-        network = TimmNetwork(model, {**arguments, **spec.kwargs}, config)
+        network = _network(spec, identity["model"])
         if spec.weights == "none":
-            module = run_quietly(lambda: network.create(None), spec, f"timm cannot build '{model}'")
+            module = run_quietly(lambda: network.create(None), spec, f"timm cannot build '{network.model}'")
         elif spec.weights is not None:
             module, network = _from_file(spec, network)
         else:
-            module = run_quietly(lambda: _pretrained(spec, network), spec, f"timm cannot load '{model}'")
+            module = run_quietly(lambda: _pretrained(spec, network), spec, f"timm cannot load '{network.model}'")
         module, network, preprocess = _preprocess(spec, module, network)
         own_pooling = getattr(module, "global_pool", None)
         default = FeaturePath("head", pooling="cls" if own_pooling == "token" else "avg")
         return make_encoder(spec, network, module, preprocess, identity, default)
+
+    def sketch(self, spec: ModelSpec) -> Sketch:
+        """See ``_sketch``."""
+        from selector.sources._encoder import run_quietly
+        from selector.sources._sketch import image_sketch
+
+        known = spec.weights is None and not spec.model_id.startswith(_HUB)
+        network = _network(spec, _full_name(spec) if known else spec.model_id)
+
+        def build() -> tuple[nn.Module, Preprocess]:
+            module = run_quietly(lambda: network.create(None), spec, f"timm cannot build '{network.model}'")
+            module, _, preprocess = _preprocess(spec, module, network)
+            return module, preprocess
+
+        return image_sketch(build)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
@@ -275,6 +286,14 @@ def _fixed(module: Any) -> bool:
     if getattr(module, "dynamic_img_size", False) or getattr(patches, "strict_img_size", True) is False:
         return False
     return hasattr(module, "set_input_size")
+
+
+def _network(spec: ModelSpec, model: str) -> TimmNetwork:
+    """The architecture of an entry; of one on the hub as its configuration says."""
+    if not spec.model_id.startswith(_HUB):
+        return TimmNetwork(model, spec.kwargs)
+    architecture, config, arguments = _hub_config(_hub.fetch(_config_file(spec), spec.name))
+    return TimmNetwork(architecture, {**arguments, **spec.kwargs}, config)
 
 
 def _pretrained(spec: ModelSpec, network: Any) -> nn.Module:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from selector.sources._encoder import FeaturePath
+    from selector.sources._sketch import Sketch
     from selector.zoo import ModelSpec
 
 _LIST = """
@@ -79,8 +80,6 @@ class TorchvisionSource:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """See ``contracts.Source``."""
-        from torchvision import models
-
         from selector.sources._encoder import make_encoder, run_quietly
 
         identity = self.identify(spec)
@@ -98,19 +97,44 @@ class TorchvisionSource:
                 network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
                 module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
             _weights.load_into(module, state, mapping, f"{spec.name}: {path}", "")
-        enum = models.get_model_weights(model)
-        preset = network.preset(module, enum[weights] if weights else getattr(enum, "DEFAULT", None))
-        preprocess = preset.overridden(spec.preprocess.changes())
-        if preprocess.input_size[1:] != preset.input_size[1:]:
-            module, network = network.resized(module, preprocess.input_size[1:])
+        module, network, preprocess = _preprocess(spec, module, network, weights)
         default, source_head = network.features(module, spec.name)
         return make_encoder(spec, network, module, preprocess, identity, default, source_head)
+
+    def sketch(self, spec: ModelSpec) -> Sketch:
+        """See ``_sketch``."""
+        from selector.sources._encoder import run_quietly
+        from selector.sources._sketch import image_sketch
+
+        model, weights, _ = _resolve(spec)
+        network = network_of(model, dict(spec.kwargs))
+
+        def build() -> tuple[nn.Module, Preprocess]:
+            module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
+            module, _, preprocess = _preprocess(spec, module, network, weights)
+            return module, preprocess
+
+        return image_sketch(build)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
         from selector.sources._encoder import build_headed
 
         return build_headed(network_of(recipe["model"], recipe["kwargs"]), recipe)
+
+
+def _preprocess(
+    spec: ModelSpec, module: nn.Module, network: TorchvisionNetwork, weights: str | None
+) -> tuple[nn.Module, TorchvisionNetwork, Preprocess]:
+    """How its weights read pictures, with the zoo's overrides; a network of a fixed size follows."""
+    from torchvision import models
+
+    enum = models.get_model_weights(network.model)
+    preset = network.preset(module, enum[weights] if weights else getattr(enum, "DEFAULT", None))
+    preprocess = preset.overridden(spec.preprocess.changes())
+    if preprocess.input_size[1:] != preset.input_size[1:]:
+        module, network = network.resized(module, preprocess.input_size[1:])
+    return module, network, preprocess
 
 
 def network_of(model: str, kwargs: Mapping[str, Any]) -> TorchvisionNetwork:

@@ -31,6 +31,7 @@ from selector.sources._text_path import LAST, TextPath
 if TYPE_CHECKING:
     from torch import nn
 
+    from selector.sources._sketch import Sketch
     from selector.sources._transformer import Transformer
     from selector.zoo import ModelSpec
 
@@ -87,6 +88,17 @@ class TransformersSource:
         backbone = _backbone(spec, files)
         return TransformersEncoder(spec, files, backbone, identity)
 
+    def sketch(self, spec: ModelSpec) -> Sketch:
+        """See ``_sketch``; from the configuration alone."""
+        import torch
+
+        from selector.sources._sketch import text_sketch
+        from selector.sources._transformer import Transformer, create_backbone
+
+        with torch.device("meta"):
+            backbone = create_backbone(_settings(spec, find_files(spec)))
+        return text_sketch(Transformer(backbone, _has_token_types(backbone)))
+
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
         from selector.sources._transformer import build_headed
@@ -107,7 +119,7 @@ class TransformersEncoder(TextEncoder):
     def __init__(self, spec: ModelSpec, files: ModelFiles, backbone: nn.Module, identity: dict[str, Any]) -> None:
         from selector.sources._transformer import Transformer, is_causal
 
-        token_types = int(getattr(cast(Any, backbone).config, "type_vocab_size", 0) or 0) > 1
+        token_types = _has_token_types(backbone)
         preprocess = _preprocess(spec, files, backbone, token_types)
         own = _own_pooling(files)
         network = Transformer(backbone, token_types).eval()
@@ -130,6 +142,18 @@ class TransformersEncoder(TextEncoder):
         return describe(self.module, self.path)
 
 
+def _has_token_types(backbone: nn.Module) -> bool:
+    return int(getattr(cast(Any, backbone).config, "type_vocab_size", 0) or 0) > 1
+
+
+def _settings(spec: ModelSpec, files: ModelFiles) -> dict[str, Any]:
+    """The configuration of a network without weights."""
+    from selector.sources._transformer import file_settings
+
+    own = file_settings(spec.name, files.read("config.json")) if files.folder else {}
+    return {**own, **spec.kwargs}
+
+
 # ---------------------------------------------------------------------------- weights
 
 
@@ -140,12 +164,11 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     except ImportError as error:
         raise SourceError(f"{spec.name}: {error}; run: pip install 'zoo-selector[text]'") from None
     from selector.sources._encoder import seeded
-    from selector.sources._transformer import create_backbone, file_settings
+    from selector.sources._transformer import create_backbone
 
     if not files.weights:
-        config = {**file_settings(spec.name, files.read("config.json")), **spec.kwargs} if files.folder else spec.kwargs
         with seeded():
-            return create_backbone(config)
+            return create_backbone(_settings(spec, files))
     files.fetched(spec.name)
     for file in files.weights:
         if files.folder is not None:

@@ -6,7 +6,6 @@ import logging
 import math
 from typing import cast
 
-import torch
 from torch import nn
 
 from selector import modalities
@@ -14,7 +13,7 @@ from selector.core.contracts import Progress
 from selector.core.errors import SourceError
 from selector.core.task import Probe
 from selector.tuning.loaded import Loaded
-from selector.tuning.strategies._kinds import is_classic, is_depthwise, is_modern
+from selector.tuning.strategies._kinds import is_classic, is_modern, mixed_precision
 from selector.tuning.strategies._loop import Optimizer
 from selector.tuning.types import TuningCandidate
 from selector.tuning.workbench import Workbench
@@ -54,15 +53,8 @@ def resize(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> str:
 
 
 def settle_precision(bench: Workbench, loaded: Loaded) -> None:
-    """Mixed precision or single, by a rule: on a CPU depthwise networks train in float32, all others in bfloat16
-    where the device multiplies in it.
-
-    Not by the clock: precision is part of the address of a training and of its figures, so that two runs of the
-    same seed would differ by how busy the machine was.
-    """
-    on_cpu = torch.device(bench.device).type == "cpu"
-    module = loaded.encoder.module
-    loaded.bf16 = bench.bf16 and not (on_cpu and module is not None and is_depthwise(module))
+    """Mixed precision or single, as ``mixed_precision`` says."""
+    loaded.bf16 = mixed_precision(loaded.encoder.module, bench.device)
 
 
 def build(bench: Workbench, loaded: Loaded, init: Probe | None = None, adaptation: str = "") -> nn.Module:

@@ -35,3 +35,13 @@ def bf16_helps(device: str) -> bool:
     flags = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return kind.type == "cpu" and bool(flags() or amx())
+
+
+def mixed_precision(module: nn.Module | None, device: str) -> bool:
+    """Whether a network trains in bfloat16 beside float32: by a rule, not by the clock.
+
+    Precision is part of the address of a training and of its figures, so that two runs of the same seed would differ by how
+    busy the machine was. On a CPU depthwise networks train in float32, all others in bfloat16 where the device multiplies in it.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    return bf16_helps(device) and not (on_cpu and module is not None and is_depthwise(module))
