@@ -24,6 +24,8 @@ _PUBLIC = {
     "load_ranking": "selector.report.ranking",
     "ModelSpec": "selector.zoo",
     "Model": "selector.zoo",
+    "ModelSelector": "selector.estimators",
+    "FeatureExtractor": "selector.estimators",
     "Ranking": "selector.report.ranking",
     "Score": "selector.core.contracts",
     "ScanConfig": "selector.config",
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from selector.core.errors import SelectorError as SelectorError
     from selector.data import load_target as load_target
     from selector.deploy import load_model as load_model
+    from selector.estimators import FeatureExtractor as FeatureExtractor
+    from selector.estimators import ModelSelector as ModelSelector
     from selector.report import plot as plot
     from selector.report.ranking import Ranking as Ranking
     from selector.report.ranking import load_ranking as load_ranking

@@ -20,7 +20,7 @@ from selector import modalities
 from selector.core.contracts import UNLABELED, Target
 from selector.core.errors import OptionError, TargetError, did_you_mean
 from selector.core.held_out_labels import UNKNOWN, SealedLabels
-from selector.core.label_kinds import noun_of
+from selector.core.label_kinds import LabelKind, noun_of
 from selector.core.task import Table
 from selector.data._csv import csv_cells, read_utf8
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
@@ -111,6 +111,32 @@ def combine(source: Target, table: Table, *, num_target_labels: int | None, seed
             f"{int(few.sum())} labeled {noun_of(table.modality)}s of the target are learned from (num_target_labels)"
         )
     target = replace(target, notes=(*source.notes, *table.notes, *notes))
+    return replace(target, fingerprint=fingerprint(target))
+
+
+def load_items(x: Any) -> Target:
+    """Items alone, for features of them: no labels, no splits, in the order in which they are given.
+
+    Raises:
+        TargetError: nothing reads them, or there are none.
+    """
+    table = unlabeled_table(x, Options(), ())
+    count = len(table)
+    target = Target(
+        name=table.name,
+        modality=table.modality,
+        label_kind=LabelKind.CLASSES,
+        items=table.items,
+        names=table.names,
+        labels=np.full(count, UNKNOWN),
+        class_names=(),
+        splits=np.full(count, UNLABELED),
+        split_origin="given",
+        hashes=tuple(table.hashes),
+        fingerprint="",
+        notes=tuple(table.notes),
+        features=table.features,
+    )
     return replace(target, fingerprint=fingerprint(target))
 
 

@@ -30,7 +30,7 @@ from selector.modalities.tokens.pairs import is_pair
 Kind = Literal["images", "paths", "features", "words", "texts"]
 
 
-def _kind_of(items: Any, labels: Any) -> Kind | None:
+def kind_of(items: Any, labels: Any) -> Kind | None:
     """What a first element of a pair is; by its first rows where that tells."""
     if is_tensor(items) or (isinstance(items, np.ndarray) and items.dtype.kind not in STRINGS):
         return "images" if items.ndim >= 3 else "features"
@@ -66,7 +66,7 @@ def _are_lists(x: Any) -> bool:
 
 
 def _accepts(x: Any, options: Options) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and _kind_of(*x) is not None
+    return isinstance(x, tuple) and len(x) == 2 and kind_of(*x) is not None
 
 
 @reader(
@@ -76,7 +76,7 @@ def _accepts(x: Any, options: Options) -> bool:
 )
 def _read(x: tuple[Any, Any], options: Options) -> Table:
     items, labels = x
-    kind = _kind_of(items, labels)
+    kind = kind_of(items, labels)
     if kind == "features":
         return features_table(items, labels, options)
     if kind == "words":

@@ -34,6 +34,10 @@ _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{0,7}$")
 _LONGEST = 4096  # characters of a path
 
 
+class LiteralText(str):
+    """A text that is never taken for the name of a file."""
+
+
 def file_of(item: Any, line: str, *, table: bool = False) -> Path | None:
     """The file that an argument means; None where it is a text.
 
@@ -43,7 +47,8 @@ def file_of(item: Any, line: str, *, table: bool = False) -> Path | None:
     Raises:
         ConfigError: there is no such file, or none of a kind that is read.
     """
-    if not isinstance(item, os.PathLike) and not (isinstance(item, str) and _is_path(item)):
+    named = isinstance(item, str) and not isinstance(item, LiteralText) and _is_path(item)
+    if not isinstance(item, os.PathLike) and not named:
         return None
     path = Path(item)
     if path.is_file() and path.suffix.lower() in (*JSON_LINES, *TABLES, *(() if table else LINES)):
