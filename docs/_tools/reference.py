@@ -108,7 +108,10 @@ def _autodoc(name: str, thing: Any) -> str:
     if inspect.ismodule(thing):
         lines.append("   :members:")
     elif inspect.isclass(thing):
-        lines.append("   :members:\n   :inherited-members: BaseModel, Exception, Sequence, object")
+        lines.append(
+            "   :members:\n   :inherited-members: BaseModel, Exception, Sequence, BaseEstimator, TransformerMixin, "
+            "_SetOutputMixin, ClassNamePrefixFeaturesOutMixin, object\n   :exclude-members: set_score_request, get_metadata_routing"
+        )
     return "\n".join([*lines, "```"])
 
 
