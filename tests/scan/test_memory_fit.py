@@ -76,7 +76,9 @@ def test_a_plan_tells_batch_side_and_epochs(photos: Path, tmp_path: Path, monkey
     assert full["training_bytes"] - row["training_bytes"] == pytest.approx(
         0.75 * (full["training_bytes"] - fixed(full)), rel=0.01
     )
-    (limited,) = selector.plan(photos, **asked, max_steps=3, max_memory="200MB").models
+    (limited,) = selector.plan(
+        photos, **asked, max_steps=3, max_memory=(full["training_bytes"] - LIBRARIES) // 2
+    ).models
     assert limited["training_batch"] < full["training_batch"] == 32
     (short,) = selector.plan(photos, **asked, budget=1).models
     assert short["fits"] == "too short a budget to train it"
