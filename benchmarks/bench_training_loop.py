@@ -25,9 +25,8 @@ from selector.core.contracts import Preprocess
 from selector.modalities.image import augmented
 from selector.modalities.pixels.prepared import normalize
 from selector.tasks._learner import HeadLearner
-from selector.tuning.strategies._kinds import bf16_helps
 from selector.tuning.strategies._loop import CLIP, Feed, Settings, train
-from selector.tuning.strategies._parts import Group
+from selector.tuning.strategies._parts import Group, bf16_helps
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,14 +30,14 @@ from selector.core.system import versions
 from selector.data import load_target
 from selector.extract.inputs import ready
 from selector.features import FeatureSet
-from selector.proxies.target_accuracy import MEASURES, target_accuracy
+from selector.proxies.domain_measures import MEASURES, target_accuracy
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
-from selector.tuning import validators
+from selector.tuning import model_selection
 from selector.tuning.adapt import Adapted, adapted_by, domains_of
-from selector.tuning.choice import COMBINED, combined_ranks, preferences
 from selector.tuning.domains import beyond_class_shares
+from selector.tuning.model_selection import COMBINED, combined_ranks, preferences
 from selector.zoo import load_zoo, select
 
 RESULTS = Path(__file__).parent / "results" / "da.csv"
@@ -123,7 +123,7 @@ def pair_rows(
     for (model, _), (adapted, row) in made.items():
         view = adapted.view.beside(pool)
         row["preferred_by"] = preferences(view, made[model, "source-only"][0].view)
-        row |= {name: validators.registry.get(name)(view) for name in VALIDATORS}
+        row |= {name: model_selection.VALIDATORS[name](view) for name in VALIDATORS}
         row["source_val_accuracy"] = row["source-validation"]
         row["accuracy"] = float((adapted.target.argmax(axis=1) == hidden).mean())
         if (pair.name, model) not in done:

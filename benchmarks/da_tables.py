@@ -19,8 +19,8 @@ from scipy.stats import spearmanr
 
 from benchmarks import da_pairs
 from benchmarks.da import DETAILS, RESULTS, STRATEGIES, VALIDATORS
-from selector.tuning.choice import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, combined_ranks, decided, suited
 from selector.tuning.labeling import Labeling
+from selector.tuning.model_selection import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, combined_ranks, decided, suited
 
 TABLES = Path(__file__).parent / "results" / "da_tables.csv"
 MOST_LABELS, TURNS = 60, 10

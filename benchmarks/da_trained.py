@@ -33,12 +33,12 @@ from selector.core.system import versions
 from selector.scan.extraction import Extraction
 from selector.store import FeatureStore
 from selector.tasks.adaptation import Adaptation
-from selector.tuning import TuningCandidate, validators
+from selector.tuning import TuningCandidate, model_selection
 from selector.tuning.adapt import Adapted, adapted_by, better_head, domains_of, network_heads
 from selector.tuning.adapted_networks import started
 from selector.tuning.domains import Domains, beyond_class_shares
 from selector.tuning.journal import Journal
-from selector.tuning.loaded import Loaded
+from selector.tuning.loading import Loaded
 from selector.tuning.workbench import Workbench
 from selector.zoo import ModelSpec, load_zoo, select
 
@@ -207,7 +207,7 @@ def bench_of(target: Target, batch_size: int, notify: Any = no_progress) -> Work
 def finding(adapted: Adapted, hidden: np.ndarray) -> dict[str, Any]:
     """Validators' values and, last, the accuracy on the target."""
     view = adapted.view.beside(adapted.view.target)
-    found: dict[str, Any] = {name: validators.registry.get(name)(view) for name in ALONE}
+    found: dict[str, Any] = {name: model_selection.VALIDATORS[name](view) for name in ALONE}
     return {**found, "accuracy": accuracy(adapted, hidden), "right": packed(hits(adapted, hidden))}
 
 

@@ -1,4 +1,4 @@
-"""Name -> object, one file each: a room's folder is the list, a file is imported on first use.
+"""Name -> object: a room's folder is the list, one file each or a file a family; a file is imported on first use.
 
 Listing the names therefore costs a directory listing and no import, which keeps the command line
 fast, and adding an answer to a room means adding one file with one decorator.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from selector.core.errors import ConfigError, did_you_mean
@@ -33,12 +33,16 @@ class Registry(Generic[T]):
             not start with ``_`` registers one object under its own name, with ``-`` for ``_``.
         kind: the word used in messages, e.g. ``"proxy"``.
         folders: packages of the room register an object as well; without it they are what its modules share.
+        families: modules of the room that register several objects, with the names of these.
     """
 
-    def __init__(self, package: str, kind: str, *, folders: bool = False) -> None:
+    def __init__(
+        self, package: str, kind: str, *, folders: bool = False, families: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.package = package
         self.kind = kind
         self.folders = folders
+        self._modules = {name: module for module, names in (families or {}).items() for name in names}
         self._objects: dict[str, T] = {}
         _rooms.append(self)
 
@@ -73,7 +77,10 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names, sorted, without importing anything but the room itself."""
         room = importlib.import_module(self.package)
-        return sorted(_files(tuple(room.__path__), self.folders) | set(self._objects))
+        files = _files(tuple(getattr(room, "__path__", ())), self.folders) - {
+            m.replace("_", "-") for m in self._modules.values()
+        }
+        return sorted(files | set(self._modules) | set(self._objects))
 
     def get(self, name: str) -> T:
         """The object called ``name``; ``ConfigError`` names the nearest known one otherwise."""
@@ -82,7 +89,7 @@ class Registry(Generic[T]):
                 raise ConfigError(
                     f"unknown {self.kind} '{name}'{did_you_mean(name, self.names()) or '.'} Known: {', '.join(self.names())}."
                 )
-            importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+            importlib.import_module(f"{self.package}.{self._modules.get(name, name.replace('-', '_'))}")
         return self._objects[name]
 
     def loaded(self) -> dict[str, T]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.input_files import check_json
-from selector.data._csv import read_csv, read_utf8
+from selector.data._text_rows import read_csv, read_utf8
 from selector.options.data import ClassNames
 
 Color = tuple[int, int, int]

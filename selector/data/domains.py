@@ -22,13 +22,12 @@ from selector.core.errors import OptionError, TargetError, did_you_mean
 from selector.core.held_out_labels import UNKNOWN, SealedLabels
 from selector.core.label_kinds import LabelKind, noun_of
 from selector.core.task import Table
-from selector.data._csv import csv_cells, read_utf8
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import ConcatItems, FileItems, ListItems, SubsetItems
-from selector.data._json_lines import read_objects
 from selector.data._memory import rows_of
 from selector.data._tabular import of_files
+from selector.data._text_rows import csv_cells, read_objects, read_utf8
 from selector.data.assembly import fingerprint
 from selector.data.columns import table_of
 from selector.data.reader import SPLIT_NAMES, Options, reader_of

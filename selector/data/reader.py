@@ -81,7 +81,9 @@ class Reader:
     columns: bool = False
 
 
-READERS: Registry[Reader] = Registry("selector.data.readers", "reader")
+READERS: Registry[Reader] = Registry(
+    "selector.data.readers", "reader", families={"text_tables": ("csv", "jsonl"), "records": ("frame", "samples")}
+)
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",

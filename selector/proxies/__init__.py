@@ -1,4 +1,4 @@
-"""How transferability is scored: one module a proxy, found by name on first use.
+"""How transferability is scored: one module a proxy or a family of them, found by name on first use.
 
 A proxy is a function ``(FeatureSet, **params) -> Score | float`` under the ``proxy`` decorator;
 higher is better. Adding one is adding one file here, or one decorated function in a module that

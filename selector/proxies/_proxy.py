@@ -112,7 +112,15 @@ _COMMON_ANSWERS = {
     "has seen it makes the metric too optimistic.",
 }
 
-registry: Registry[Proxy] = Registry("selector.proxies", "proxy")
+registry: Registry[Proxy] = Registry(
+    "selector.proxies",
+    "proxy",
+    families={
+        "class_geometry": ("fisher", "gbc", "nearest-class-mean", "silhouette", "transrate"),
+        "domain_measures": ("a-distance", "coral-distance", "label-shift", "mmd", "pas", "target-accuracy"),
+        "source_classes": ("energy", "leep", "nce", "nleep"),
+    },
+)
 
 
 def proxy(

@@ -15,7 +15,7 @@ from selector.core.label_kinds import noun_of
 from selector.core.site import page
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
-from selector.proxies.target_accuracy import MISSES
+from selector.proxies.domain_measures import MISSES
 from selector.ranking.agreement import spearman, weighted_tau
 from selector.ranking.calibration import calibration
 from selector.ranking.combination import AT_CHANCE, Transferability

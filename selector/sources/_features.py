@@ -169,3 +169,20 @@ def add_linear(module: nn.Module, path: FeaturePath, num_features: int, num_outp
     headed.selector_path = path
     headed.selector_head = nn.Linear(num_features, num_outputs)
     return headed
+
+
+class ReadyHead(nn.Module):
+    """(B, D) -> (B, K)."""
+
+    def __init__(self, features: int, outputs: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(features, outputs)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Outputs (B, K)."""
+        outputs: Tensor = self.head(batch)
+        return outputs
+
+    def get_classifier(self) -> nn.Linear:
+        """The layer."""
+        return self.head

@@ -36,7 +36,7 @@ class FeaturesSource:
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
-        from selector.sources._ready_head import ReadyHead
+        from selector.sources._features import ReadyHead
 
         return ReadyHead(int(recipe["features"]), int(recipe["outputs"]))
 
@@ -66,7 +66,7 @@ class ReadyEncoder(Encoder):
 
     def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
         """One linear layer (B, D) -> (B, num_outputs)."""
-        from selector.sources._ready_head import ReadyHead
+        from selector.sources._features import ReadyHead
 
         return ReadyHead(self.num_features, num_outputs)
 

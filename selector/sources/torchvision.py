@@ -261,7 +261,7 @@ class DenseNetwork(TorchvisionNetwork):
         """``torchvision.models.get_model`` with ``forward_features``; a width of 0 takes the last layer off."""
         from torchvision import models
 
-        from selector.sources._segmenters import headless, without_last_layer
+        from selector.sources._dense import headless, without_last_layer
 
         _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
         settings = {**self.kwargs, "weights_backbone": None, "aux_loss": False}
@@ -278,7 +278,7 @@ class DenseNetwork(TorchvisionNetwork):
 
     def last_layers(self, module: nn.Module) -> tuple[str, ...]:
         """One, or the two of LR-ASPP."""
-        from selector.sources._segmenters import last_layers
+        from selector.sources._dense import last_layers
 
         return last_layers(module)
 
@@ -288,8 +288,8 @@ class DenseNetwork(TorchvisionNetwork):
 
     def features(self, module: Any, name: str) -> tuple[FeaturePath, None]:
         """The mean of the map that the last layer reads."""
+        from selector.sources._dense import without_last_layer
         from selector.sources._encoder import FeaturePath
-        from selector.sources._segmenters import without_last_layer
 
         without_last_layer(module)
         return FeaturePath("features"), None
@@ -303,7 +303,7 @@ class DetectorNetwork(TorchvisionNetwork):
         """``torchvision.models.get_model``, whole whatever the width, with timm's interface to its maps."""
         from torchvision import models
 
-        from selector.sources._detectors import with_neck
+        from selector.sources._dense import with_neck
 
         _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
         settings = {**self.kwargs, "weights_backbone": None}
@@ -316,8 +316,8 @@ class DetectorNetwork(TorchvisionNetwork):
         return ""
 
     def last_layers(self, module: nn.Module) -> tuple[str, ...]:
-        """See ``_detectors.class_layers``."""
-        from selector.sources._detectors import class_layers
+        """See ``_dense.class_layers``."""
+        from selector.sources._dense import class_layers
 
         return class_layers(module)
 
@@ -327,7 +327,7 @@ class DetectorNetwork(TorchvisionNetwork):
 
     def block_names(self, module: nn.Module) -> list[str]:
         """Those of the backbone."""
-        from selector.sources._detectors import blocks
+        from selector.sources._dense import blocks
 
         return blocks(module)
 

@@ -25,13 +25,12 @@ from selector.results import Measurement
 from selector.run.executor import InProcess
 from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
-from selector.tuning.choice import COMBINED, Chosen, choose, expected_to_win, suited
 from selector.tuning.domains import AdaptedHead, Domains, beyond_class_shares
 from selector.tuning.labeling import Labeling
-from selector.tuning.loaded import Loaded
-from selector.tuning.strategies._heads import HeadStrategy
+from selector.tuning.loading import Loaded
+from selector.tuning.model_selection import COMBINED, Chosen, View, choose, expected_to_win, suited
+from selector.tuning.strategies.adapted_heads import HeadStrategy
 from selector.tuning.types import Trained, TuningCandidate
-from selector.tuning.validators import View
 from selector.tuning.workbench import Workbench
 
 Key = tuple[str, str]

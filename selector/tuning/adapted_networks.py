@@ -19,8 +19,7 @@ from selector.tasks._learner import head_layer
 from selector.tasks.adaptation import Adaptation
 from selector.tuning.domains import AdaptedHead
 from selector.tuning.heads import prepare_start, solve
-from selector.tuning.loaded import Loaded
-from selector.tuning.loading import load, settle_precision
+from selector.tuning.loading import Loaded, load, settle_precision
 from selector.tuning.plan import usual_steps
 from selector.tuning.strategies._loop import Feed, predict
 from selector.tuning.trial import Trial, module_of, rates_of, run_trial

@@ -14,8 +14,7 @@ from selector.run.executor import InProcess
 from selector.run.job import Failure
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
-from selector.tuning.loaded import Loaded
-from selector.tuning.loading import resize, settle_precision
+from selector.tuning.loading import Loaded, resize, settle_precision
 from selector.tuning.plan import (
     FACTORS,
     FEW_EPOCHS,

@@ -15,11 +15,10 @@ from selector.core.contracts import Progress
 from selector.core.errors import StoreError
 from selector.core.progress import under_way
 from selector.run.job import Failure
-from selector.tuning.field import Configuration, Field, Run
+from selector.tuning.field import Configuration, Field, Run, lower_rate, try_rates
 from selector.tuning.heads import keep_start
 from selector.tuning.job import EstimateJob, Place, TrainingJob, Trainings, estimate_steps, train
 from selector.tuning.journal import Record
-from selector.tuning.rates import lower_rate, try_rates
 from selector.tuning.trial import Trial, key_of
 
 

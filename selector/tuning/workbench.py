@@ -28,9 +28,9 @@ from selector.core.task import Learner, RowPlan, Stats, Task
 from selector.extract.inputs import ready
 from selector.run import worker
 from selector.tuning.journal import Journal
-from selector.tuning.loaded import Loaded
-from selector.tuning.strategies._kinds import bf16_helps
+from selector.tuning.loading import Loaded
 from selector.tuning.strategies._loop import Feed, Normalize, PixelBatches, predict
+from selector.tuning.strategies._parts import bf16_helps
 from selector.tuning.types import TuningCandidate
 
 log = logging.getLogger(__name__)

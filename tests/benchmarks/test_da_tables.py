@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import da_tables
 from benchmarks.da import RESULTS
-from selector.proxies.target_accuracy import INTERCEPT, MISSES, WEIGHTS
+from selector.proxies.domain_measures import INTERCEPT, MISSES, WEIGHTS
 
 
 def rows():

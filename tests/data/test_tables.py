@@ -293,7 +293,7 @@ def test_a_cell_that_is_no_text_of_a_person_is_an_error_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """200 million characters took ten times their bytes."""
-    monkeypatch.setattr("selector.data._csv._LONGEST", 1000)
+    monkeypatch.setattr("selector.data._text_rows._LONGEST", 1000)
     file = tmp_path / "t.csv"
     file.write_text("text,label\na,b\n" + "x" * 1001 + ",b\n")
     with pytest.raises(
@@ -306,7 +306,7 @@ def test_a_cell_that_is_no_text_of_a_person_is_an_error_with_its_line(
 
 
 def test_lines_of_a_table_are_those_of_the_csv_module() -> None:
-    from selector.data._csv import _LINE
+    from selector.data._text_rows import _LINE
 
     text = "a\r\nb\n\nc\rd\u2028e\x0bf\x85\n\r\r\n,"
     assert _LINE.findall(text) == list(io.StringIO(text, newline=""))

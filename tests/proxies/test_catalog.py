@@ -111,8 +111,8 @@ def test_parc_does_not_depend_on_the_signs_of_principal_components(case, monkeyp
 
 
 def test_large_targets_are_sampled_by_stratum(mixture, monkeypatch):
+    import selector.proxies.class_geometry as silhouette
     import selector.proxies.parc as parc
-    import selector.proxies.silhouette as silhouette
 
     x, labels = mixture(400, 6)
     features = FeatureSet(x, labels)

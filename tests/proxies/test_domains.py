@@ -7,8 +7,7 @@ from sklearn.metrics.pairwise import cosine_distances, rbf_kernel
 
 import selector.proxies as proxies
 from selector.core.stats import softmax
-from selector.proxies.label_shift import estimated_shares
-from selector.proxies.target_accuracy import thresholded_confidence
+from selector.proxies.domain_measures import estimated_shares, thresholded_confidence
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_labels_stay_sealed_in_every_phase(zoo, tmp_path, monkeypatch):
         monkeypatch.setattr(owner, name, burgled(getattr(owner, name), phase))
 
     from selector.scan import target_scan
-    from selector.tuning import strategies, validators
+    from selector.tuning import model_selection, strategies
 
     wrapped(target_scan, "ordered", "order of the models")
     for name in ("target-accuracy", "pas"):
@@ -167,11 +167,11 @@ def test_labels_stay_sealed_in_every_phase(zoo, tmp_path, monkeypatch):
     for name in ("source-only", "coral"):
         wrapped(type(strategies.registry.get(name)), "solve", name)
     wrapped(type(strategies.registry.get("dann")), "alignment", "dann")
-    real = validators.registry.get
-    monkeypatch.setattr(validators.registry, "get", lambda name: burgled(real(name), name))
+    for name, found in model_selection.VALIDATORS.items():
+        monkeypatch.setitem(model_selection.VALIDATORS, name, burgled(found, name))
     ranking = run(zoo, tmp_path, target, source_domain=None, strategies="coral,dann", max_steps=2, top_k=1)
     assert set(tried) == {
-        "order of the models", "target-accuracy", "pas", "source-only", "coral", "dann", *validators.registry.names()
+        "order of the models", "target-accuracy", "pas", "source-only", "coral", "dann", *model_selection.VALIDATORS
     }  # fmt: skip
     assert all(m.status == "ok" and m.test for m in ranking.best.measurements)
     burgle("afterwards")

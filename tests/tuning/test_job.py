@@ -29,8 +29,8 @@ from selector.tuning.journal import Journal
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
 from selector.tuning.pilot_runs import pilot_runs
-from selector.tuning.repeats import repeat_leaders, train_rivals
 from selector.tuning.rounds import book
+from selector.tuning.run import repeat_leaders, train_rivals
 from selector.tuning.trial import Trial, run_trial
 from selector.tuning.workbench import Workbench
 from tests.tuning.samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
@@ -259,7 +259,7 @@ def test_rivals_are_trained_on_workers_as_long_as_the_leader(
     rival = field.configurations[1]
     own = run_trial(_bench(tmp_path / "own"), rival.loaded, Trial("mnist_cnn", "full", 0.01, 0), 24)
     assert own is not None  # as this process trains it
-    monkeypatch.setattr("selector.tuning.repeats.far_behind", lambda *_: False)
+    monkeypatch.setattr("selector.tuning.run.far_behind", lambda *_: False)
     train_rivals(field)
     (job,) = inline.asked(TrainingJob)
     assert (job.place.model, job.strategy, job.rates, job.steps, job.seed) == ("mnist_cnn", "full", (0.01,), 24, 0)

@@ -28,12 +28,12 @@ from selector.extract.inputs import ready
 from selector.run.executor import InProcess
 from selector.run.job import Shared
 from selector.tuning import FineTuningResult, run_fine_tuning
-from selector.tuning import step_costs as costs_room
+from selector.tuning import job as costs_room
 from selector.tuning import trial as trial_room
 from selector.tuning.advice import advise
 from selector.tuning.clock import Clock
 from selector.tuning.compare import spread_of_changes, standings
-from selector.tuning.field import Configuration, Field, Run
+from selector.tuning.field import Configuration, Field, Run, _beyond_the_worse
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.job import Kit
 from selector.tuning.journal import Journal, Record
@@ -49,10 +49,8 @@ from selector.tuning.plan import (
     rounds_of,
     seconds_of,
 )
-from selector.tuning.rates import _beyond_the_worse
-from selector.tuning.repeats import train_rivals
-from selector.tuning.rounds import _halve, take
-from selector.tuning.settle import stop_if_settled
+from selector.tuning.rounds import _halve, stop_if_settled, take
+from selector.tuning.run import train_rivals
 from selector.tuning.strategies import _loop
 from selector.tuning.training import Planned
 from selector.tuning.trial import RATES, Trial, key_of, module_of, run_trial
@@ -277,7 +275,7 @@ def test_what_is_left_of_a_budget_trains_rivals_as_long_as_the_leader(
             record = Record(facts, right_on(0.9, labels_of(field.bench)))
             yield entry.configuration, [Run(Trial(name, "full", entry.rates[0], 0), entry.steps, record)]
 
-    monkeypatch.setattr("selector.tuning.repeats.train_configurations", trained)
+    monkeypatch.setattr("selector.tuning.run.train_configurations", trained)
     train_rivals(field)
     assert not asked  # without a budget nothing is left
     field.clock.budget = 60.0

@@ -16,7 +16,7 @@ from selector.core.task import Table
 from selector.data._class_names import read_mapping
 from selector.data._hashing import hash_files
 from selector.data._items import FileItems
-from selector.data._paths import picture_path
+from selector.data._tabular import picture_path
 from selector.data._trees import is_folder
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
 

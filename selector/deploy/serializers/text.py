@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from selector.core.contracts import LongTexts, RawText, TextPreprocess, TruncationSide, Words
 from selector.core.documents import checked
 from selector.core.errors import ConfigError, TargetError, first_line
-from selector.data._csv import read_csv, read_utf8
-from selector.data._json_lines import json_lines as read_json_lines
+from selector.data._text_rows import json_lines as read_json_lines
+from selector.data._text_rows import read_csv, read_utf8
 from selector.data.readers.parquet import DAMAGE, column_cells
 from selector.deploy.serializers import serializer
 from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, cell, listed

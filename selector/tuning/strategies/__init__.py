@@ -1,4 +1,4 @@
-"""How a model is adapted to a target. One module a strategy, found by name on first use.
+"""How a model is adapted to a target. One module a strategy or a family of them, found by name on first use.
 
 A strategy decides which parameters move and at which share of the learning rate; the loop that
 moves them (``_loop.py``) is one and the same for all. In every strategy the head starts from the
@@ -67,6 +67,14 @@ def plan_of(adaptation: str) -> Strategy:
     return registry.get(adaptation.rpartition("/")[2])
 
 
-registry: Registry[Strategy] = Registry("selector.tuning.strategies", "strategy")
+registry: Registry[Strategy] = Registry(
+    "selector.tuning.strategies",
+    "strategy",
+    families={
+        "adapted_heads": ("coral", "label-shift", "reweight", "source-only"),
+        "alignment": ("cdan", "dann", "deep-coral", "mcc"),
+        "labeled": ("frozen", "full", "partial"),
+    },
+)
 strategy = registry.instance
 """Class decorator: ``@strategy("name")`` files one instance of the class."""

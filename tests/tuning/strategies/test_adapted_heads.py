@@ -8,14 +8,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_mutual_info_score
 
-import selector.tuning.choice
+import selector.tuning.model_selection
 from selector.core.stats import softmax
 from selector.data import load_target
 from selector.linear import solve_head
 from selector.tasks.adaptation import Adaptation
-from selector.tuning import strategies, validators
+from selector.tuning import strategies
 from selector.tuning.adapt import _domains, adapted_by
-from selector.tuning.choice import BEYOND, agreement_of, choose, combined_ranks, decided, preferences, suited
 from selector.tuning.domains import (
     MOST_WEIGHT,
     Domains,
@@ -25,11 +24,20 @@ from selector.tuning.domains import (
     effective_sample_size,
     log_density_ratios,
 )
-from selector.tuning.strategies.coral import alignment
-from selector.tuning.strategies.deep_coral import WEIGHT, CovarianceDistance
-from selector.tuning.strategies.mcc import ClassConfusion
-from selector.tuning.validators import View
-from selector.tuning.validators.dev import weighted_risk
+from selector.tuning.model_selection import (
+    BEYOND,
+    VALIDATORS,
+    View,
+    agreement_of,
+    choose,
+    combined_ranks,
+    decided,
+    preferences,
+    suited,
+    weighted_risk,
+)
+from selector.tuning.strategies.adapted_heads import alignment
+from selector.tuning.strategies.alignment import WEIGHT, ClassConfusion, CovarianceDistance
 
 ADAPTING = ["coral", "label-shift", "reweight", "source-only"]
 
@@ -196,8 +204,8 @@ def test_im_and_bnm_by_their_formulas(seen):
     p = shown.target
     mean = p.mean(axis=0)
     expected = -(mean * np.log(mean)).sum() + (p * np.log(p)).sum(axis=1).mean()
-    assert validators.registry.get("im")(shown) == pytest.approx(expected)
-    assert validators.registry.get("bnm")(shown) == pytest.approx(np.linalg.svd(p, compute_uv=False).sum() / 400)
+    assert VALIDATORS["im"](shown) == pytest.approx(expected)
+    assert VALIDATORS["bnm"](shown) == pytest.approx(np.linalg.svd(p, compute_uv=False).sum() / 400)
 
 
 def test_snd_row_by_row(seen):
@@ -208,7 +216,7 @@ def test_snd_row_by_row(seen):
         others = np.delete(unit @ unit[i], i) / 0.05
         weights = np.exp(others) / np.exp(others).sum()
         entropies.append(-(weights * np.log(np.maximum(weights, 1e-300))).sum())
-    assert validators.registry.get("snd")(shown) == pytest.approx(np.mean(entropies), rel=1e-9)
+    assert VALIDATORS["snd"](shown) == pytest.approx(np.mean(entropies), rel=1e-9)
 
 
 def test_dev_has_the_control_variate_of_the_paper():
@@ -228,19 +236,19 @@ def test_dev_corrects_by_the_mean_of_ratios_as_they_are(seen):
     )
     loss = -np.log(shown.val[np.arange(len(shown.val)), shown.val_labels])
     assert abs(weights.mean() - 1) > 0.02
-    assert validators.registry.get("dev")(shown) == pytest.approx(-weighted_risk(loss, weights))
-    assert validators.registry.get("dev")(shown) != pytest.approx(-(weights * loss).mean(), rel=1e-3)
+    assert VALIDATORS["dev"](shown) == pytest.approx(-weighted_risk(loss, weights))
+    assert VALIDATORS["dev"](shown) != pytest.approx(-(weights * loss).mean(), rel=1e-3)
     assert -weighted_risk(loss, weights / weights.mean()) == pytest.approx(-(weights / weights.mean() * loss).mean())
 
 
 def test_class_ami_ensv_and_source_validation(seen):
     shown, hidden = seen
     right = shown.beside(np.eye(3)[hidden])
-    assert validators.registry.get("ensv")(right) == pytest.approx((shown.target.argmax(axis=1) == hidden).mean())
-    assert validators.registry.get("source-validation")(shown) == pytest.approx(
+    assert VALIDATORS["ensv"](right) == pytest.approx((shown.target.argmax(axis=1) == hidden).mean())
+    assert VALIDATORS["source-validation"](shown) == pytest.approx(
         (shown.val.argmax(axis=1) == shown.val_labels).mean()
     )
-    found = validators.registry.get("class-ami")(shown)
+    found = VALIDATORS["class-ami"](shown)
     assert 0.3 < found <= adjusted_mutual_info_score(hidden, hidden)
 
 
@@ -260,7 +268,7 @@ def test_values_are_those_of_pytorch_adapt(seed):
     weights, losses = np.exp(rng.standard_normal(40)), rng.exponential(size=40)
     other = rng.standard_normal((60, 8)) + 0.5
     shown = View(softmax(logits), features, logits, np.zeros(60), features, features)
-    found = {name: validators.registry.get(name)(shown) for name in ("im", "bnm", "snd")}
+    found = {name: VALIDATORS[name](shown) for name in ("im", "bnm", "snd")}
     found["dev"] = -weighted_risk(losses, weights)
     said, rows, others = (torch.from_numpy(part) for part in (logits, features, other))
     found["mcc"] = float(ClassConfusion()(rows, said, rows, said, 0.0))
@@ -279,7 +287,7 @@ def test_a_model_that_knows_is_preferred_to_one_that_guesses(seen, name):
     blind = View(
         guess, rng.standard_normal((400, 8)), guess_val, shown.val_labels, shown.val_features, shown.train_features
     )
-    assert validators.registry.get(name)(shown.beside(pool)) > validators.registry.get(name)(blind.beside(pool))
+    assert VALIDATORS[name](shown.beside(pool)) > VALIDATORS[name](blind.beside(pool))
 
 
 # ---------------------------------------------------------------------------- the choice
@@ -335,7 +343,7 @@ def test_two_candidates_can_disagree_as_well(seen):
 
 def test_it_is_said_where_votes_overrule_the_ranks(seen, monkeypatch):
     shown = made(seen, source_only=1.0, coral=0.8)
-    monkeypatch.setattr(selector.tuning.choice, "preferring", lambda *_: ("im", "bnm"))
+    monkeypatch.setattr(selector.tuning.model_selection, "preferring", lambda *_: ("im", "bnm"))
     found = choose(shown, {"m": 1.0}, names=["im", "bnm"])
     assert (found.name, found.first) == (("m", "coral"), ("m", "source-only"))
     assert "by the ranks of im and bnm m source-only leads; within a model the votes decide." in found.notes
@@ -368,7 +376,7 @@ def test_a_preference_within_its_error_is_no_vote(seen):
     rng = np.random.default_rng(2)
     noise = shown.target * np.exp(0.05 * rng.standard_normal(shown.target.shape))
     near = replace(shown, target=noise / noise.sum(axis=1, keepdims=True))
-    value = validators.registry.get("im")
+    value = VALIDATORS["im"]
     better, worse = (near, shown) if value(near) > value(shown) else (shown, near)
     assert preferences(better, worse, ["im"]) == 0
     sharp = shown.target**2 / (shown.target**2).sum(axis=1, keepdims=True)

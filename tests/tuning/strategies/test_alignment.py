@@ -8,12 +8,17 @@ from torch import nn
 
 from selector.tasks._learner import HeadLearner
 from selector.tuning import strategies
-from selector.tuning.strategies._alignment import AligningLearner, DomainAdversary
 from selector.tuning.strategies._loop import Feed, Settings, train
 from selector.tuning.strategies._parts import parts_of
-from selector.tuning.strategies.cdan import WIDEST, OnJoint
-from selector.tuning.strategies.deep_coral import WEIGHT, CovarianceDistance
-from selector.tuning.strategies.mcc import ClassConfusion
+from selector.tuning.strategies.alignment import (
+    WEIGHT,
+    WIDEST,
+    AligningLearner,
+    ClassConfusion,
+    CovarianceDistance,
+    DomainAdversary,
+    OnJoint,
+)
 
 NAMES = ["cdan", "dann", "deep-coral", "mcc"]
 

@@ -20,9 +20,8 @@ from selector import modalities
 from selector.core.errors import TrainingError
 from selector.modalities.image import augmented
 from selector.tuning.strategies import _loop
-from selector.tuning.strategies._kinds import is_classic, is_modern
 from selector.tuning.strategies._loop import Feed, Settings, predict, train
-from selector.tuning.strategies._parts import Group
+from selector.tuning.strategies._parts import Group, is_classic, is_modern
 
 
 class Pixels:

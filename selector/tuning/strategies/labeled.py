@@ -1,10 +1,34 @@
-"""The last blocks and the head move; the rest stays as it was pretrained."""
+"""Training on labels of the target: the head alone, the last blocks with it, or everything."""
 
 from __future__ import annotations
 
 from selector.core.errors import TrainingError
 from selector.tuning.strategies import Strategy, strategy
 from selector.tuning.strategies._parts import Group, Parts, decayed
+
+
+@strategy("frozen")
+class Frozen(Strategy):
+    """Nothing moves by steps; the head is the solved probe."""
+
+    name = "frozen"
+    trains = False
+
+    def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
+        """The head alone, should a caller train it."""
+        return [Group(parts.head)]
+
+
+@strategy("full")
+class Full(Strategy):
+    """All parameters; for transformers and ConvNeXt the rate falls towards the stem."""
+
+    name = "full"
+
+    def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
+        """Stem, blocks, rest and head."""
+        return decayed(parts.sections(), layer_decay)
+
 
 SHARE = 8  # one block in so many: two of ResNet-50's seventeen, two of ViT's twelve
 

@@ -5,14 +5,155 @@ No function here sees a label of the target: a candidate is a ``View``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from selector.core.stats import mean_ranks
-from selector.tuning import strategies, validators
-from selector.tuning.validators import View
+from selector.tuning import strategies
+from selector.tuning.domains import MOST_WEIGHT, log_density_ratios
+
+
+@dataclass(frozen=True)
+class View:
+    """What may be looked at of one candidate: never a label of the target.
+
+    Attributes:
+        target: (M, C) probabilities of the target's items, at the temperature that fits the source's validation items.
+        features: (M, D) what the head read of them.
+        val, val_labels: (V, C) and (V,) of the source's validation items; ``val_features`` (V, D).
+        train_features: (N, D) of the source's training items.
+        pool: (M, C) mean probabilities of all candidates.
+        seed: of whatever is drawn.
+    """
+
+    target: np.ndarray
+    features: np.ndarray
+    val: np.ndarray
+    val_labels: np.ndarray
+    val_features: np.ndarray
+    train_features: np.ndarray
+    pool: np.ndarray | None = None
+    seed: int = 0
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """(M,) classes."""
+        return np.asarray(self.target.argmax(axis=1))
+
+    @cached_property
+    def val_weights(self) -> np.ndarray:
+        """(V,) how much likelier the validation items are in the target, ``MOST_WEIGHT`` times at most. Their mean is what
+        ``dev`` corrects by, so it is not brought to 1."""
+        found = log_density_ratios(self.train_features, self.features, self.val_features, self.seed)
+        return np.asarray(np.exp(np.minimum(found, np.log(MOST_WEIGHT))))
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """(M,) k-means clusters of the target's features, as many as there are classes."""
+        from sklearn.cluster import KMeans
+
+        found = KMeans(self.target.shape[1], n_init=3, random_state=self.seed).fit_predict(self.features)
+        return np.asarray(found)
+
+    def some(self, kept: np.ndarray) -> View:
+        """The same of some of the target's items; clusters stay those of all."""
+        pool = None if self.pool is None else self.pool[kept]
+        found = replace(self, target=self.target[kept], features=self.features[kept], pool=pool)
+        found.__dict__["clusters"] = self.clusters[kept]
+        return found
+
+    def beside(self, pool: np.ndarray) -> View:
+        """The same, knowing the mean probabilities of the pool."""
+        found = replace(self, pool=pool)
+        found.__dict__["clusters"] = self.clusters
+        return found
+
+
+Validator = Callable[[View], float]
+
+
+def bnm(view: View) -> float:
+    """‖P‖_* / M of the predictions P (M, C) (Cui et al., CVPR 2020, arXiv:2003.12237)."""
+    return float(np.linalg.norm(view.target, ord="nuc") / len(view.target))
+
+
+def class_ami(view: View) -> float:
+    """Adjusted mutual information of predictions and k-means clusters, as many as there are classes; 1 is equal
+    (Musgrave et al., arXiv:2208.07360)."""
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    return float(adjusted_mutual_info_score(view.predicted, view.clusters))
+
+
+def dev(view: View) -> float:
+    """Minus the risk mean(w·ℓ) + η·mean(w) − η, η = −cov(w·ℓ, w)/var(w), of the cross-entropy ℓ on the source's
+    validation items with density ratios w (You et al., ICML 2019)."""
+    likelihood = view.val[np.arange(len(view.val)), view.val_labels]
+    return -weighted_risk(-np.log(np.maximum(likelihood, 1e-12)), view.val_weights)
+
+
+def weighted_risk(loss: np.ndarray, weights: np.ndarray) -> float:
+    """The risk of losses (V,) with weights (V,)."""
+    weighted = weights * loss
+    variance = float(np.var(weights, ddof=1))
+    eta = -float(np.cov(weighted, weights)[0, 1]) / variance if variance > 0 else 0.0
+    return float(weighted.mean() + eta * weights.mean() - eta)
+
+
+def ensv(view: View) -> float:
+    """Share of items predicted as the mean of all candidates does (EnsV; a pool that is wrong together is not noticed)."""
+    assert view.pool is not None
+    return float((view.predicted == view.pool.argmax(axis=1)).mean())
+
+
+def im(view: View) -> float:
+    """Entropy of the mean prediction minus mean entropy, nats; 0..log C (Krause et al., NeurIPS 2010)."""
+    return float(_entropy(view.target.mean(axis=0, keepdims=True))[0] - _entropy(view.target).mean())
+
+
+def _entropy(probabilities: np.ndarray) -> np.ndarray:
+    return np.asarray(-(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1))
+
+
+TEMPERATURE = 0.05
+MOST = 4000  # items
+
+
+def snd(view: View) -> float:
+    """Mean entropy of each row's softmax over cosines to all others / 0.05, nats (Saito et al., ICCV 2021,
+    arXiv:2108.10860). Fooled by a model that says one class of everything."""
+    rows = view.target.astype(np.float64)
+    if len(rows) > MOST:
+        rows = rows[np.random.default_rng(view.seed).permutation(len(rows))[:MOST]]
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    logits = rows @ rows.T / TEMPERATURE
+    np.fill_diagonal(logits, -np.inf)
+    logits -= logits.max(axis=1, keepdims=True)
+    weights = np.exp(logits)
+    total = weights.sum(axis=1)
+    np.fill_diagonal(logits, 0.0)  # its weight is 0
+    return float((np.log(total) - (weights * logits).sum(axis=1) / total).mean())
+
+
+def source_validation(view: View) -> float:
+    """The accuracy; blind to what differs in the target, and rarely far off where little does."""
+    return float((view.val.argmax(axis=1) == view.val_labels).mean())
+
+
+VALIDATORS: dict[str, Validator] = {
+    "bnm": bnm,
+    "class-ami": class_ami,
+    "dev": dev,
+    "ensv": ensv,
+    "im": im,
+    "snd": snd,
+    "source-validation": source_validation,
+}
+"""By name; all are worked out, ``COMBINED`` choose. None is reliable alone (Musgrave et al., arXiv:2208.07360)."""
+
 
 SOURCE_ONLY = "source-only"
 COMBINED = ("class-ami", "im")
@@ -67,8 +208,8 @@ def choose(
     known = list(candidates)
     pool = np.mean([view.target for view in candidates.values()], axis=0)
     views = {key: view.beside(pool) for key, view in candidates.items()}
-    every = validators.registry.names()
-    values = {key: {name: validators.registry.get(name)(view) for name in every} for key, view in views.items()}
+    every = sorted(VALIDATORS)
+    values = {key: {name: VALIDATORS[name](view) for name in every} for key, view in views.items()}
     table = np.array([[values[key][name] for name in names] for key in known])
     combined = dict(zip(known, combined_ranks(table), strict=True))
     voters = {
@@ -142,7 +283,7 @@ def preferring(view: View, safe: View, names: Sequence[str] = COMBINED) -> tuple
     part = np.arange(len(view.target)) % BLOCKS
     found = []
     for name in names:
-        value = validators.registry.get(name)
+        value = VALIDATORS[name]
         gain = value(view) - value(safe)
         if gain > 0:
             left = [value(view.some(part != k)) - value(safe.some(part != k)) for k in range(min(BLOCKS, len(part)))]

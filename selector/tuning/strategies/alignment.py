@@ -12,6 +12,7 @@ from torch import nn
 
 from selector.core.task import Learner
 from selector.tasks._learner import head_layer
+from selector.tuning.strategies import strategy
 from selector.tuning.strategies._parts import Group, Parts, decayed
 
 Seen = list[tuple[torch.Tensor, torch.Tensor]]
@@ -163,3 +164,136 @@ def certainty(probabilities: torch.Tensor) -> torch.Tensor:
     """
     weight = 1 + torch.exp((probabilities * torch.log(probabilities + 1e-5)).sum(dim=1))
     return (len(weight) * weight / weight.sum()).detach()
+
+
+WEIGHT = 0.1
+"""Of the alignment beside the classes: both losses are then about equal towards the end, as the paper sets it."""
+
+
+@strategy("deep-coral")
+class DeepCoral(AlignmentStrategy):
+    """Sun & Saenko, ECCV 2016 workshops, arXiv:1607.01719, relative to the size of both covariances."""
+
+    name = "deep-coral"
+    version = 2  # 1 depended on the fourth power of the features' scale
+
+    def alignment(self, features: int, classes: int) -> nn.Module:
+        """See ``AlignmentStrategy``."""
+        return CovarianceDistance()
+
+
+class CovarianceDistance(nn.Module):
+    """‖C_s − C_t‖²_F / (‖C_s‖²_F + ‖C_t‖²_F) of the features, times ``WEIGHT``: shrinking the features does not lower it.
+
+    The paper divides by 4D² and multiplies by a weight that its authors set: of features as networks of different
+    scales give them that is nothing for one (1e-5 of the classes' loss) and ruin for another.
+    """
+
+    def forward(
+        self, rows: torch.Tensor, logits: torch.Tensor, other: torch.Tensor, other_logits: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``AlignmentStrategy``."""
+        own, aim = torch.cov(rows.T), torch.cov(other.T)
+        size = (own**2).sum() + (aim**2).sum()
+        return WEIGHT * ((own - aim) ** 2).sum() / size.clamp(min=1e-30)
+
+
+@strategy("dann")
+class Dann(AlignmentStrategy):
+    """Ganin et al., JMLR 2016, arXiv:1505.07818."""
+
+    name = "dann"
+
+    def alignment(self, features: int, classes: int) -> nn.Module:
+        """See ``AlignmentStrategy``."""
+        return OnFeatures(features)
+
+
+class OnFeatures(nn.Module):
+    """The adversary on the features."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.adversary = DomainAdversary(features)
+
+    def forward(
+        self, rows: torch.Tensor, logits: torch.Tensor, other: torch.Tensor, other_logits: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``AlignmentStrategy``."""
+        found: torch.Tensor = self.adversary(rows, other, progress)
+        return found
+
+
+WIDEST = 4096  # beyond, the outer product is projected at random (as in the paper); 1,024 made a training collapse
+
+
+@strategy("cdan")
+class Cdan(AlignmentStrategy):
+    """Long et al., NeurIPS 2018, arXiv:1705.10667, with entropy conditioning."""
+
+    name = "cdan"
+    version = 2  # 1 projected to 1,024 columns
+
+    def alignment(self, features: int, classes: int) -> nn.Module:
+        """See ``AlignmentStrategy``."""
+        return OnJoint(features, classes)
+
+
+class OnJoint(nn.Module):
+    """The adversary on the outer product of features and predicted probabilities."""
+
+    of_features: torch.Tensor
+    of_classes: torch.Tensor
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        joint = features * classes
+        self.projected = joint > WIDEST
+        if self.projected:
+            generator = torch.Generator().manual_seed(0)
+            self.register_buffer("of_features", torch.randn(features, WIDEST, generator=generator))
+            self.register_buffer("of_classes", torch.randn(classes, WIDEST, generator=generator))
+        self.adversary = DomainAdversary(min(joint, WIDEST))
+
+    def joint(self, rows: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+        """(B, D·C) of features (B, D) and probabilities (B, C), or (B, WIDEST) projected."""
+        if self.projected:
+            found: torch.Tensor = (rows @ self.of_features) * (said @ self.of_classes) / WIDEST**0.5
+            return found
+        return (rows[:, :, None] * said[:, None, :]).flatten(1)
+
+    def forward(
+        self, rows: torch.Tensor, logits: torch.Tensor, other: torch.Tensor, other_logits: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``AlignmentStrategy``."""
+        said, other_said = (some.softmax(dim=1).detach() for some in (logits, other_logits))
+        weights = certainty(said), certainty(other_said)
+        found: torch.Tensor = self.adversary(self.joint(rows, said), self.joint(other, other_said), progress, weights)
+        return found
+
+
+TEMPERATURE = 2.5
+
+
+@strategy("mcc")
+class Mcc(AlignmentStrategy):
+    """Jin et al., ECCV 2020, arXiv:1912.03699."""
+
+    name = "mcc"
+
+    def alignment(self, features: int, classes: int) -> nn.Module:
+        """See ``AlignmentStrategy``."""
+        return ClassConfusion()
+
+
+class ClassConfusion(nn.Module):
+    """Share of the class correlation of the target's predictions that lies off the diagonal; certain items count more."""
+
+    def forward(
+        self, rows: torch.Tensor, logits: torch.Tensor, other: torch.Tensor, other_logits: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """See ``AlignmentStrategy``."""
+        said = (other_logits / TEMPERATURE).softmax(dim=1)
+        correlation = (said * certainty(said)[:, None]).T @ said
+        correlation = correlation / correlation.sum(dim=1, keepdim=True)
+        return (correlation.sum() - correlation.trace()) / said.shape[1]
