@@ -38,8 +38,7 @@ from selector.tuning.adapt import Adapted, adapted_by, better_head, domains_of, 
 from selector.tuning.adapted_networks import started
 from selector.tuning.domains import Domains, beyond_class_shares
 from selector.tuning.journal import Journal
-from selector.tuning.loading import Loaded
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import Loaded, Workbench
 from selector.zoo import ModelSpec, load_zoo, select
 
 RESULTS = Path(__file__).parent / "results" / "da_trained.csv"

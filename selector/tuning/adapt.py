@@ -27,11 +27,10 @@ from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
 from selector.tuning.domains import AdaptedHead, Domains, beyond_class_shares
 from selector.tuning.labeling import Labeling
-from selector.tuning.loading import Loaded
 from selector.tuning.model_selection import COMBINED, Chosen, View, choose, expected_to_win, suited
 from selector.tuning.strategies.adapted_heads import HeadStrategy
 from selector.tuning.types import Trained, TuningCandidate
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import Loaded, Workbench
 
 Key = tuple[str, str]
 OnRecord = Callable[[TuningCandidate], contextlib.AbstractContextManager[None]]

@@ -19,12 +19,12 @@ from selector.tasks._learner import head_layer
 from selector.tasks.adaptation import Adaptation
 from selector.tuning.domains import AdaptedHead
 from selector.tuning.heads import prepare_start, solve
-from selector.tuning.loading import Loaded, load, settle_precision
+from selector.tuning.loading import load, settle_precision
 from selector.tuning.plan import usual_steps
 from selector.tuning.strategies._loop import Feed, predict
 from selector.tuning.trial import Trial, module_of, rates_of, run_trial
 from selector.tuning.types import TuningCandidate
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import Loaded, Workbench
 
 ONE_SIDED = 1.282  # standard errors: 90% of a normal distribution are below
 SURE = 1e-3  # least probability whose logarithm counts: one item that is surely wrong decides nothing

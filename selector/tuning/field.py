@@ -14,10 +14,9 @@ from selector.run.job import Shared
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
-from selector.tuning.loading import Loaded
 from selector.tuning.plan import STEPS_AT_LEAST, StrategyCost
 from selector.tuning.trial import Trial, key_of, rates_of
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import Loaded, Workbench
 
 
 @dataclass

@@ -13,8 +13,7 @@ from torch import nn
 from selector.core.errors import BudgetEnded, TrainingError
 from selector.core.task import Facet, Probe, RowPlan, Stats
 from selector.tuning.journal import Record
-from selector.tuning.loading import Loaded
-from selector.tuning.workbench import Workbench
+from selector.tuning.workbench import Loaded, Workbench
 
 START_ROWS = 5000  # items for solving a probe at another resolution
 CURVE = (0.25, 0.5)  # shares of the training items, besides all of them

@@ -28,11 +28,11 @@ from selector.tuning.clock import Clock
 from selector.tuning.field import Configuration, Field, Run, try_rates
 from selector.tuning.heads import prepare_start
 from selector.tuning.journal import Journal, Record
-from selector.tuning.loading import Loaded, build, load, resize, settle_precision
+from selector.tuning.loading import build, load, resize, settle_precision
 from selector.tuning.strategies._loop import PixelBatches, predict
 from selector.tuning.trial import Trial, key_of, run_trial
 from selector.tuning.types import TuningCandidate
-from selector.tuning.workbench import Workbench, device_of
+from selector.tuning.workbench import Loaded, Workbench, device_of
 from selector.zoo import ModelSpec
 
 

@@ -26,12 +26,12 @@ from selector.tuning import strategies
 from selector.tuning.heads import Rows, cached_rows
 from selector.tuning.job import Kit, Supplies
 from selector.tuning.journal import Journal, Record
-from selector.tuning.loading import Loaded, build, load, resize, settle_precision
+from selector.tuning.loading import build, load, resize, settle_precision
 from selector.tuning.strategies._loop import Optimizer, PixelBatches, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.trial import optimizer_of
 from selector.tuning.types import TuningCandidate
-from selector.tuning.workbench import Workbench, device_of
+from selector.tuning.workbench import Loaded, Workbench, device_of
 
 STEPS = 24  # at most
 LEAST_STEPS = 8  # fewer move nothing

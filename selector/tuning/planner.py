@@ -14,7 +14,7 @@ from selector.run.executor import InProcess
 from selector.run.job import Failure
 from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import START_ROWS, prepare_start
-from selector.tuning.loading import Loaded, resize, settle_precision
+from selector.tuning.loading import resize, settle_precision
 from selector.tuning.plan import (
     FACTORS,
     FEW_EPOCHS,
@@ -30,6 +30,7 @@ from selector.tuning.plan import (
     usual_steps,
 )
 from selector.tuning.training import estimate_configurations
+from selector.tuning.workbench import Loaded
 
 EARLY = 0.2  # of the steps, that come first where there is no model yet
 SMALLEST_SIDE = 64

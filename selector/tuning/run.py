@@ -22,7 +22,7 @@ from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.job import Kit, Supplies
 from selector.tuning.journal import Journal
-from selector.tuning.loading import Loaded, load, settle_precision
+from selector.tuning.loading import load, settle_precision
 from selector.tuning.plan import SHARE_OF_BUDGET, Round, seconds_of
 from selector.tuning.planner import plan_rounds
 from selector.tuning.rounds import book, far_behind, run_rounds, take, train_configuration
@@ -31,7 +31,7 @@ from selector.tuning.training import Planned, train_configurations
 from selector.tuning.trial import Trial
 from selector.tuning.types import Cache, FineTuningResult, TuningCandidate
 from selector.tuning.verdict import verdict
-from selector.tuning.workbench import Workbench, device_of
+from selector.tuning.workbench import Loaded, Workbench, device_of
 
 QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 

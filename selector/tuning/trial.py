@@ -22,11 +22,11 @@ from selector.core.task import NotFinite, Stats
 from selector.run.executor import InProcess
 from selector.tuning import strategies
 from selector.tuning.journal import Record
-from selector.tuning.loading import Loaded, build
+from selector.tuning.loading import build
 from selector.tuning.strategies._loop import Optimizer, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.weights import save_weights
-from selector.tuning.workbench import STEPS, VALIDATION, Workbench
+from selector.tuning.workbench import STEPS, VALIDATION, Loaded, Workbench
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from selector.tuning.compare import Standing
 from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.heads import frozen_module, frozen_stats, refit
 from selector.tuning.journal import Record
-from selector.tuning.loading import Loaded
 from selector.tuning.strategies._loop import predict
 from selector.tuning.trial import final_stats, has_final_stats, module_of, optimizer_of
 from selector.tuning.types import EpsilonMember, FineTuningResult, Trained
+from selector.tuning.workbench import Loaded
 
 REFITTED = (
     "the saved head was solved again on train and validation items together, at the strength that validation chose; the "
