@@ -33,7 +33,7 @@ from selector.data import load_target, subsample
 from selector.demo.photos import photos as textile_folder
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 
 HERE = Path(__file__).parent
 OUT = HERE / "results" / "bench_dropping.csv"

@@ -31,7 +31,7 @@ from selector.ranking.history import History
 from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo
-from selector.zoo.variants import at_place, network_of
+from selector.zoo.spec import at_place, network_of
 
 OUT = HERE / "results" / "bench_scan_budget.csv"
 TRUTH = HERE / "results" / "suite" / "ground_truth.csv"

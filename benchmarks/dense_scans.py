@@ -42,7 +42,7 @@ from selector.core.task import RowPlan, Task
 from selector.data import load_target
 from selector.extract import readers
 from selector.extract.inputs import ready
-from selector.extract.readers import Outputs
+from selector.extract.row_readers import Outputs
 from selector.modalities.pixels.transform import prepare
 from selector.sources._encoder import TorchEncoder
 from selector.tasks import task_of

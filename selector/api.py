@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from selector.config import ConfirmConfig, ProxyLike, ScanConfig, StoreLike
 from selector.core.contracts import ProgressCallback
-from selector.core.signature import describe
+from selector.core.options import describe
 from selector.proxies import score
 from selector.report.overview import Rankings
 from selector.report.ranking import Ranking

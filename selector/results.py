@@ -24,8 +24,8 @@ from selector.core.costs import Cost
 from selector.core.documents import checked, plain, read_document
 from selector.core.errors import ConfigError
 from selector.core.label_kinds import noun_of
-from selector.core.metric import LEGACY
 from selector.core.old_names import translate_run
+from selector.core.stats import LEGACY
 
 if TYPE_CHECKING:
     from selector.core.contracts import Target

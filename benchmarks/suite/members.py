@@ -36,8 +36,7 @@ from benchmarks.suite import encoders, score_cells
 from benchmarks.suite.agreement_table import FEWEST_ENCODERS, fine_tuned
 from benchmarks.suite.image_suite import SUITE, foreign
 from selector.core.contracts import LabelKind
-from selector.ranking.agreement import weighted_tau
-from selector.ranking.calibration import calibration
+from selector.ranking.agreement import calibration, weighted_tau
 from selector.ranking.combination import MEMBERS, LabelFacts
 from selector.ranking.prior import static_prior
 

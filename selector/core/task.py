@@ -18,8 +18,8 @@ import numpy as np
 from selector.core.contracts import Annotations, Encoder, Target
 from selector.core.errors import ConfigError, TargetError, TrainingError
 from selector.core.label_kinds import noun_of
-from selector.core.metric import Metric
 from selector.core.prediction import Prediction, Predictions
+from selector.core.stats import Metric
 from selector.core.table import Facet, RowPlan, Table, row_address
 
 __all__ = [

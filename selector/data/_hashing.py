@@ -16,9 +16,8 @@ from typing import Any, Literal, TypeAlias
 
 import xxhash
 
+from selector.core.atomic import cache_folder, read_memory, write_memory
 from selector.core.errors import TargetError
-from selector.core.folders import cache_folder
-from selector.core.memory import read_memory, write_memory
 from selector.core.resources import threads_for
 from selector.modalities.image import begins_as_image, content_hash, is_image_name, read_image_file
 

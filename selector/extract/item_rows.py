@@ -18,7 +18,7 @@ from selector.extract.extraction import ExtractionRun
 from selector.extract.job import versioned
 from selector.store import Entry
 from selector.zoo import ModelSpec
-from selector.zoo.variants import Place, at_place, network_of, place_of
+from selector.zoo.spec import Place, at_place, network_of, place_of
 
 if TYPE_CHECKING:
     from selector.extract.encode import Runner

@@ -18,7 +18,7 @@ from selector.extract.job import ExtractJob, versioned
 from selector.extract.workspace import Workspace
 from selector.store import Entry
 from selector.zoo import ModelSpec
-from selector.zoo.variants import at_place, network_of
+from selector.zoo.spec import at_place, network_of
 
 if TYPE_CHECKING:
     from selector.extract.inputs import Batch
@@ -39,7 +39,7 @@ class MapRows(ExtractionRun):
         self.wanted = wanted
 
     def extracted(self) -> list[Entry | SourceError]:
-        from selector.extract.readers import registry
+        from selector.extract.row_readers import registry
         from selector.extract.rows import JUDGED_ON, canvas_encoder, extract_rows, open_map_runner
         from selector.modalities.pixels.maps import canvas_side
 

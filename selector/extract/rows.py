@@ -23,7 +23,7 @@ from selector.extract.encode import Runner, not_finite, prefetched, resolve_devi
 from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import Around
-from selector.extract.readers import Outputs, RowReader, registry
+from selector.extract.row_readers import Outputs, RowReader, registry
 from selector.modalities.pixels.maps import canvas_encoder
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class MapRunner:
     ) -> dict[str, NDArray[np.float32]]:
         import torch
 
-        from selector.extract.backends.rounding import unrounded
+        from selector.extract.backends.backend import unrounded
 
         device = torch.device(self.device)
         with torch.inference_mode(), unrounded(device, self._dtype):

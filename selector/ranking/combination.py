@@ -23,8 +23,7 @@ import numpy as np
 from selector.core.contracts import LabelKind, Score
 from selector.core.stats import t_quantile
 from selector.features.labels import scored_columns
-from selector.ranking.agreement import weighted_tau
-from selector.ranking.calibration import calibration
+from selector.ranking.agreement import calibration, weighted_tau
 from selector.ranking.outlook import Outlook
 from selector.ranking.prior import Prior, PriorScore
 from selector.results import PriorCell

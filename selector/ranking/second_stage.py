@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from selector.core.metric import Metric
+from selector.core.stats import Metric
 from selector.ranking.combination import contradicts
 from selector.results import ModelResult, PilotCell
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from selector.core.costs import Cost
-from selector.core.metric import Metric
-from selector.core.stats import share_interval
+from selector.core.stats import Metric, share_interval
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.adaptation import sure_of_choice
 from selector.report.view import NO_CAVEAT, tie

@@ -16,14 +16,13 @@ from selector.core.site import page
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
 from selector.proxies.domain_measures import MISSES
-from selector.ranking.agreement import spearman, weighted_tau
-from selector.ranking.calibration import calibration
+from selector.ranking.agreement import calibration, spearman, weighted_tau
 from selector.ranking.combination import AT_CHANCE, Transferability
 from selector.results import Caveat, Measurement
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import reads_maps
 from selector.zoo import ModelSpec
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 
 SHOWN = 6
 FEWEST_ITEMS = 10  # of a class

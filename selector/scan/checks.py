@@ -31,8 +31,8 @@ from selector.scan.selection import choose_models, expand, reading_rows_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, licenses
 from selector.zoo.limits import Limits
+from selector.zoo.spec import network_of
 from selector.zoo.trust import runs_code
-from selector.zoo.variants import network_of
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from selector.scan.dataset_view import illustrated, ordered
 from selector.scan.extraction import Extraction
 from selector.scan.past import confirmed_results, open_history, predicted, written_history
 from selector.zoo import ModelSpec
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 
 if TYPE_CHECKING:
     from selector.tuning import FineTuningResult, TuningCandidate

@@ -15,8 +15,7 @@ from selector import modalities
 from selector.core.contracts import UNLABELED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
 from selector.core.errors import ConfigError, StoreError
 from selector.core.progress import under_way
-from selector.extract.isolation import Isolation
-from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, layer_specs
+from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, Isolation, layer_specs
 from selector.extract.known_costs import CostMode
 from selector.extract.workspace import Workspace
 from selector.modalities.image import canvas_of
@@ -31,8 +30,8 @@ from selector.scan.selection import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit, check_memory
+from selector.zoo.spec import at_place, network_of, place_of
 from selector.zoo.timm_facts import timm_facts
-from selector.zoo.variants import at_place, network_of, place_of
 
 if TYPE_CHECKING:
     from selector.core.modality import Inputs

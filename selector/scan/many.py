@@ -31,7 +31,7 @@ from selector.scan.scoring import ToScore
 from selector.scan.selection import by_network
 from selector.scan.target_scan import TargetScan
 from selector.zoo import ModelSpec
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 
 log = logging.getLogger(__name__)
 

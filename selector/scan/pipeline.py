@@ -44,7 +44,7 @@ from selector.scan.precomputed import extraction_for
 from selector.scan.target_scan import TargetScan, isolation_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, check_trusted
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 
 log = logging.getLogger(__name__)
 

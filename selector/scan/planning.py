@@ -39,8 +39,8 @@ from selector.store import Entry, FeatureStore
 from selector.tuning import plan as plans
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
+from selector.zoo.spec import network_of
 from selector.zoo.timm_facts import timm_facts
-from selector.zoo.variants import network_of
 
 EFFICIENCY = (0.1, 0.8)  # share of the rate of a plain matrix product that networks reach on a processor
 ASKED = 200  # models, up to which a plan asks the hub about each

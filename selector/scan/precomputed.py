@@ -14,7 +14,7 @@ from selector.config import ConfirmConfig, ProxyLike, ScanConfig
 from selector.core.contracts import Encoder, ProgressCallback, Score, Target, no_progress
 from selector.core.errors import OptionError
 from selector.core.system import versions
-from selector.extract.isolation import Isolation
+from selector.extract.job import Isolation
 from selector.features import FeatureSet
 from selector.proxies import default_proxies
 from selector.ranking.combination import LabelFacts, combine

@@ -14,8 +14,8 @@ from selector.core.label_kinds import noun_of
 from selector.core.units import words
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec, Pooling, TextSettings, Zoo, check_trusted, load_zoo, select
+from selector.zoo.spec import at_place, network_of
 from selector.zoo.timm_facts import with_facts
-from selector.zoo.variants import at_place, network_of
 
 
 def choose_models(

@@ -14,8 +14,7 @@ from selector.core.documents import plain
 from selector.core.errors import ProxyError
 from selector.core.label_kinds import noun_of
 from selector.core.system import versions
-from selector.extract.isolation import Isolation
-from selector.extract.job import layer_specs
+from selector.extract.job import Isolation, layer_specs
 from selector.proxies import default_proxies
 from selector.ranking.forecast import of_metric
 from selector.report.ranking import Ranking

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from selector.core.atomic import cache_folder, read_memory, write_memory
 from selector.core.errors import SourceError, WeightsMissing
-from selector.core.folders import cache_folder
-from selector.core.memory import read_memory, write_memory
 from selector.sources._weights import content_hash, offline
 
 log = logging.getLogger(__name__)

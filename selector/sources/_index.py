@@ -15,9 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from selector.core.atomic import cache_folder, read_memory, write_memory
 from selector.core.errors import SourceError, ZooError, did_you_mean
-from selector.core.folders import cache_folder
-from selector.core.memory import read_memory, write_memory
 from selector.sources._weights import versions
 
 _FORMAT = 4

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from selector.core.atomic import cache_folder, read_memory, write_memory
 from selector.core.errors import SourceError, first_line
-from selector.core.folders import cache_folder
-from selector.core.memory import read_memory, write_memory
 
 if TYPE_CHECKING:
     import torch

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selector.core.atomic import cache_folder
 from selector.core.errors import ConfigError, StoreError
-from selector.core.folders import cache_folder
 from selector.core.units import parse_size
 from selector.store.documents import digest, read_json, write_json
 from selector.store.entry import Entry, RowsMissing

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selector.core.atomic import TEMPORARY
+from selector.core.atomic import TEMPORARY, prune_files, size_of
 from selector.core.container import Container, Damaged
 from selector.core.errors import StoreError
-from selector.core.pruning import prune_files, size_of
 from selector.store.documents import discard, parse_json, read_json, write_json
 from selector.store.entry import is_chunk
 from selector.store.files import Layered

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from selector.core.contracts import Annotations, LabelKind, Target
 from selector.core.errors import ConfigError, TargetError
-from selector.core.metric import LEGACY, Metric
 from selector.core.registry import Registry
+from selector.core.stats import LEGACY, Metric
 from selector.core.task import Table, Task
 
 if TYPE_CHECKING:

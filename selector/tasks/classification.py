@@ -9,8 +9,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind, Target
 from selector.core.label_kinds import noun_of
-from selector.core.metric import Metric
-from selector.core.stats import best_temperature, softmax
+from selector.core.stats import Metric, best_temperature, softmax
 from selector.core.task import Section, Stats, Table
 from selector.tasks import task
 from selector.tasks._classes import (

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from selector.core.contracts import LabelKind, Target
-from selector.core.metric import Metric
-from selector.core.stats import mean_ranks
+from selector.core.stats import Metric, mean_ranks
 from selector.core.task import Section, Stats
 from selector.tasks import task
 from selector.tasks._linear import LinearTask, check_columns

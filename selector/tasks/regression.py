@@ -12,8 +12,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind, Target
 from selector.core.errors import ConfigError, did_you_mean
-from selector.core.metric import Metric
-from selector.core.stats import mean_ranks
+from selector.core.stats import Metric, mean_ranks
 from selector.core.task import Probe, RowPlan, Section, Stats
 from selector.tasks import task
 from selector.tasks._linear import LinearTask, check_columns

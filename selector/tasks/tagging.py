@@ -16,9 +16,8 @@ import xxhash
 
 from selector.core.contracts import Target, spread
 from selector.core.errors import ConfigError
-from selector.core.metric import Metric
 from selector.core.prediction import Prediction
-from selector.core.stats import best_temperature, softmax
+from selector.core.stats import Metric, best_temperature, softmax
 from selector.core.task import RowPlan, Section, Stats, Table
 from selector.tasks import task
 from selector.tasks._classes import (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from selector.core.metric import Metric
+from selector.core.stats import Metric
 from selector.core.task import Stats
 from selector.run.executor import Executor
 from selector.run.job import Shared

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.core.atomic import write_atomic
+from selector.core.atomic import prune_files, write_atomic
 from selector.core.errors import StoreError
-from selector.core.pruning import prune_files
 from selector.core.task import Stats
 
 log = logging.getLogger(__name__)

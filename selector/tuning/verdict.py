@@ -11,8 +11,7 @@ import numpy as np
 
 from selector.core.task import Learner, Stats
 from selector.results import Measurement
-from selector.tuning.advice import advise
-from selector.tuning.compare import Standing
+from selector.tuning.compare import Standing, advise
 from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.heads import frozen_module, frozen_stats, refit
 from selector.tuning.journal import Record

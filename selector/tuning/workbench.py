@@ -24,7 +24,7 @@ from selector.core.contracts import (
     Target,
 )
 from selector.core.errors import ConfigError, TrainingError
-from selector.core.metric import Metric
+from selector.core.stats import Metric
 from selector.core.task import Learner, Probe, RowPlan, Stats, Task
 from selector.extract.inputs import ready
 from selector.run import worker

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -351,3 +352,23 @@ def known_keys(location: Location) -> list[str]:
         model = Defaults
     known = [name for name, info in model.model_fields.items() if not info.exclude and name != "base"]
     return known + (SOURCES.names() if model is ModelSpec else [])
+
+
+Place: TypeAlias = "tuple[str | None, str | None]"
+"""(layer, pooling) of a spec; None is the model's own."""
+
+
+def network_of(spec: ModelSpec) -> str:
+    """What a spec says of the network and its input, apart from where its features are read."""
+    settings = {k: v for k, v in spec.feature_settings().items() if k not in ("layer", "pooling")}
+    return json.dumps(settings, sort_keys=True)
+
+
+def place_of(spec: ModelSpec) -> Place:
+    """Where its features are read."""
+    return spec.layer, spec.pooling
+
+
+def at_place(spec: ModelSpec, layer: str | None, pooling: str | None) -> ModelSpec:
+    """The same network read elsewhere."""
+    return spec.model_copy(update={"layer": layer, "pooling": pooling})

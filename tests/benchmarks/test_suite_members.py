@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.suite import members, score_cells
 from selector.core.contracts import LabelKind, Score
-from selector.ranking.calibration import Calibration, CalibrationSet
+from selector.ranking.agreement import Calibration, CalibrationSet
 from selector.ranking.combination import LabelFacts, combine
 
 FACTS = LabelFacts.of(np.arange(300) % 3, LabelKind.CLASSES)

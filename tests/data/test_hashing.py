@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from selector.core.atomic import cache_folder
 from selector.core.errors import OptionError
-from selector.core.folders import cache_folder
 from selector.data import load_target
 
 

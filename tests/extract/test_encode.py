@@ -28,8 +28,8 @@ from selector.extract import encode as encoding
 from selector.extract import prefetch_model as opening
 from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import open_backend, why_not
+from selector.extract.backends.backend import unrounded
 from selector.extract.backends.eager import has_bfloat16
-from selector.extract.backends.rounding import unrounded
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
 from selector.extract.prefetch_model import open_ahead
 from selector.store import Entry, FeatureStore
@@ -191,7 +191,7 @@ def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, clock: l
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that chunks go by: they stand still until a test moves them."""
     now = [0.0]
-    monkeypatch.setattr("selector.extract.flush_policy.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("selector.extract.workspace.time", types.SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

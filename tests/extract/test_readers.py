@@ -12,8 +12,7 @@ import torch
 from selector.core.errors import SourceError
 from selector.extract.backend_choice import Agreement
 from selector.extract.inputs import ready
-from selector.extract.readers import Outputs, registry
-from selector.extract.readers.box import level_of
+from selector.extract.row_readers import Outputs, level_of, registry
 from selector.extract.rows import JUDGED_ON, MapRunner, canvas_encoder, extract_rows, open_map_runner
 from selector.modalities.image import canvas_of
 from selector.modalities.pixels.maps import read_points

@@ -7,8 +7,7 @@ import pytest
 
 from selector.features import FeatureSet
 from selector.features.jackknife import deletions, grouped
-from selector.proxies import evaluate, registry
-from selector.proxies._score import with_interval
+from selector.proxies import evaluate, registry, with_interval
 
 SHAPES = [(800, 170), (200, 220), (170, 400)]  # rows, columns: either side of the kernel
 

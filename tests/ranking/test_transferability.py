@@ -9,7 +9,7 @@ import pytest
 from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
 from selector.proxies import default_proxies, evaluate
-from selector.ranking.calibration import calibration
+from selector.ranking.agreement import calibration
 from selector.ranking.combination import LabelFacts, combine, out_of_reach
 from selector.ranking.history import Result
 from selector.ranking.prior import ModelFacts, Prior, PriorScore, static_prior

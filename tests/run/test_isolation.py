@@ -18,7 +18,7 @@ import pytest
 
 import selector
 from selector.core.errors import OptionError
-from selector.extract.isolation import Isolation
+from selector.extract.job import Isolation
 from selector.run.pool import Pool
 from selector.zoo import ModelSpec
 

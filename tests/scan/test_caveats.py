@@ -12,8 +12,8 @@ from PIL import Image, ImageEnhance
 
 import selector
 from selector.core.contracts import LabelKind
-from selector.ranking import calibration as frozen
-from selector.ranking.calibration import Calibration, CalibrationSet
+from selector.ranking import agreement as frozen
+from selector.ranking.agreement import Calibration, CalibrationSet
 from selector.ranking.combination import Transferability
 from selector.ranking.prior import PriorScore
 from selector.report.html import write_report

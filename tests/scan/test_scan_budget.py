@@ -15,7 +15,7 @@ from selector.scan.extraction import prices as prices_of
 from selector.scan.rounds import BudgetedRounds
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 from tests.scan.test_scan import table
 
 NAMES = ("resnet", "vit", "efficientnet", "byobnet", "convnext", "vit2", "nfnet", "mambaout")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import selector
-from selector.core.metric import Metric
+from selector.core.stats import Metric
 from selector.ranking.combination import agreeing
 from selector.ranking.prior import PriorScore
 from selector.ranking.second_stage import (

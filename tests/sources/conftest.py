@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selector.core.folders import cache_folder
-from selector.core.memory import write_memory
+from selector.core.atomic import cache_folder, write_memory
 from selector.sources import _index, registry
 
 

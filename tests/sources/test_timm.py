@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from selector.core.atomic import cache_folder
 from selector.core.errors import SourceError, WeightsMissing
-from selector.core.folders import cache_folder
 from selector.sources import registry
 from selector.zoo import ModelSpec, WeightsFile
 from tests.sources.samples import images, load, spec

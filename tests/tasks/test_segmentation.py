@@ -29,8 +29,8 @@ from selector.core.task import NotFinite
 from selector.data import load_target
 from selector.deploy import export_onnx, load_model, save_model
 from selector.extract.inputs import ready
-from selector.extract.readers import Outputs
-from selector.extract.readers import registry as readers
+from selector.extract.row_readers import Outputs
+from selector.extract.row_readers import registry as readers
 from selector.modalities.image import augmented
 from selector.modalities.pixels.transform import prepare
 from selector.sources import registry as registry_of_sources

@@ -17,7 +17,7 @@ from PIL import Image
 
 import selector
 from selector.report.ranking import load_ranking
-from selector.scan.caveats import CODE, learned_masked
+from selector.scan.caveats import MASKED, learned_masked
 from selector.zoo import ModelSpec
 from tests.sources.samples import spec
 from tests.tasks.test_segmentation import scene
@@ -105,13 +105,13 @@ def test_the_first_model_of_masked_pretraining_is_confirmed_beside_the_leading_o
     ranking = selector.rank(
         folder, zoo=zoo({last: "masked image modeling, ImageNet-1k"}), out=tmp_path / "run", **options
     )
-    (caveat,) = [c for c in ranking.caveats if c.code == CODE]
+    (caveat,) = [c for c in ranking.caveats if c.code == MASKED]
     assert caveat.numbers == {"models": [last]}
     assert caveat.text.startswith(f"{last} learned by masked image modeling, which probes on frozen maps rank too low")
     confirmed = selector.confirm(ranking, top_k=1, strategies=["frozen"], history=False)
     assert {m.name for m in confirmed if m.measurements} == {first, last}
     plain = selector.rank(folder, zoo=zoo({last: "supervised"}), out=tmp_path / "plain", **options)
-    assert not [c for c in plain.caveats if c.code == CODE]
+    assert not [c for c in plain.caveats if c.code == MASKED]
     assert {
         m.name for m in selector.confirm(plain, top_k=1, strategies=["frozen"], history=False) if m.measurements
     } == {first}

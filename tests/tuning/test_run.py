@@ -30,9 +30,8 @@ from selector.run.job import Shared
 from selector.tuning import FineTuningResult, run_fine_tuning
 from selector.tuning import job as costs_room
 from selector.tuning import trial as trial_room
-from selector.tuning.advice import advise
 from selector.tuning.clock import Clock
-from selector.tuning.compare import spread_of_changes, standings
+from selector.tuning.compare import advise, spread_of_changes, standings
 from selector.tuning.field import Configuration, Field, Run, _beyond_the_worse
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.job import Kit

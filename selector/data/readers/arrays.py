@@ -25,7 +25,7 @@ from selector.data._tabular import path_pictures
 from selector.data.reader import Found, Options, reader, refuse_masked
 from selector.modalities.image import content_hash, is_image_name
 from selector.modalities.text import text_hash
-from selector.modalities.tokens.pairs import is_pair
+from selector.modalities.tokens.tokenizer import is_pair
 
 Kind = Literal["images", "paths", "features", "words", "texts"]
 

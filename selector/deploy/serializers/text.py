@@ -23,8 +23,8 @@ from selector.data.readers.parquet import DAMAGE, column_cells
 from selector.deploy.serializers import serializer
 from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, cell, listed
 from selector.modalities.text import TextTokenizer, TokenizedText, why_unusable
-from selector.modalities.tokens.pairs import is_pair
 from selector.modalities.tokens.table import TokenTable
+from selector.modalities.tokens.tokenizer import is_pair
 
 LINES, JSON_LINES = (".txt",), (".jsonl", ".ndjson")
 TABLES = (".csv", ".tsv", ".parquet")

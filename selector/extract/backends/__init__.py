@@ -51,7 +51,7 @@ def open_backend(
 
         return OpenVinoBackend(encoder, device, precision, batch_size, cache)
     if encoder.module is None:
-        from selector.extract.backends.frozen import FrozenBackend
+        from selector.extract.backends.compiled import FrozenBackend
 
         return FrozenBackend(encoder, batch_size)
     from selector.extract.backends.eager import EagerBackend

@@ -6,16 +6,19 @@ import importlib.util
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from selector.core.atomic import cache_folder
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
-from selector.core.folders import cache_folder
 from selector.extract.backends.eager import EagerBackend
+from selector.extract.inputs import Batch, ready
 
 logger = logging.getLogger(__name__)
 
@@ -87,3 +90,31 @@ class Features(nn.Module):
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Features (B, D)."""
         return self._encode(batch)
+
+
+class FrozenBackend:
+    """Features through ``Encoder.encode`` on the CPU."""
+
+    name = "eager"
+    precision = "float32"
+    mixed = False
+
+    def __init__(self, encoder: Encoder, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._encoder = encoder
+
+    def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
+        """Features (B, D)."""
+        with torch.inference_mode():
+            prepared = ready(batch, self._encoder.preprocess)
+            prepared = prepared.contiguous() if isinstance(prepared, torch.Tensor) else prepared
+            features: NDArray[np.float32] = self._encoder.encode(prepared).float().numpy()
+        return lambda: features
+
+    def resized(self, batch_size: int) -> FrozenBackend:
+        """Any batch size will do."""
+        return FrozenBackend(self._encoder, batch_size)
+
+    def in_precision(self, precision: str) -> FrozenBackend:
+        """There is one precision only."""
+        return self

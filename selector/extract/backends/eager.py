@@ -22,9 +22,8 @@ from torch.nn import functional
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
-from selector.extract.backends.backend import Backend
+from selector.extract.backends.backend import Backend, unrounded
 from selector.extract.backends.folding import folded, shared_copy
-from selector.extract.backends.rounding import unrounded
 from selector.extract.inputs import Batch
 
 

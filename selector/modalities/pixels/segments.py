@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from selector.core.atomic import TEMPORARY, replacing
+from selector.core.atomic import TEMPORARY, last_use, prune_files, replacing
 from selector.core.container import Blocks, Container, Damaged, pack
 from selector.core.errors import StoreError
-from selector.core.pruning import last_use, prune_files
 
 SUFFIX = ".pixels"
 _DIGEST = 16

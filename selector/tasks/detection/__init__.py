@@ -9,8 +9,8 @@ import numpy as np
 
 from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import TargetError
-from selector.core.metric import Metric
 from selector.core.prediction import Prediction
+from selector.core.stats import Metric
 from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats, Traced
 from selector.modalities.image import read_image
 from selector.tasks import task

@@ -12,8 +12,8 @@ import xxhash
 
 from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import TargetError
-from selector.core.metric import Metric
 from selector.core.prediction import Prediction
+from selector.core.stats import Metric
 from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
