@@ -40,7 +40,7 @@ from selector import sources
 from selector.core.contracts import LabelKind, Target
 from selector.core.task import RowPlan, Task
 from selector.data import load_target
-from selector.extract import readers
+from selector.extract import row_readers
 from selector.extract.inputs import ready
 from selector.extract.row_readers import Outputs
 from selector.modalities.pixels.transform import prepare
@@ -164,7 +164,7 @@ def loop(spec: ModelSpec, target: Target, plan: RowPlan) -> dict[str, object]:
 
 def probed(spec: ModelSpec, target: Target, plan: RowPlan) -> list[float]:
     """What the loop finds of a model, a figure a facet."""
-    task, read = task_of(target), readers.registry.get(plan.reader)
+    task, read = task_of(target), row_readers.registry.get(plan.reader)
     encoder = task.prepared(sources.registry.get(spec.source_name).load(spec), target)
     items, found = np.unique(plan.item), []
     assert plan.place is not None

@@ -46,7 +46,7 @@ from selector.scan.extraction import Extraction
 from selector.scan.selection import choose_models
 from selector.tasks._read_labels import is_gap
 from selector.zoo import ModelSpec
-from selector.zoo.variants import at_place
+from selector.zoo.spec import at_place
 
 __all__ = ["FeatureExtractor", "ModelSelector"]
 

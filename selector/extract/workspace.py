@@ -22,7 +22,7 @@ from selector.run.executor import keeping_settings
 from selector.run.worker import report
 from selector.store import Entry, FeatureStore
 from selector.zoo import ModelSpec, check_trusted
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 
 if TYPE_CHECKING:
     from selector.modalities.pixels.prepared import Pixels

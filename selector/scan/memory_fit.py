@@ -24,7 +24,7 @@ from selector.scan.dataset_view import reads_maps
 from selector.store import FeatureStore
 from selector.tuning.plan import FACTORS
 from selector.zoo import ModelSpec
-from selector.zoo.variants import network_of
+from selector.zoo.spec import network_of
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ def footprint_of(spec: ModelSpec, store: FeatureStore, device: str, *, looks: bo
     found = None
     if sketch_of is not None:
         from selector.extract.footprint import footprint
-        from selector.tuning.strategies._kinds import mixed_precision
+        from selector.tuning.strategies._parts import mixed_precision
 
         try:
             sketch = sketch_of(spec)

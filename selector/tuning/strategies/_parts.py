@@ -131,7 +131,6 @@ def bf16_helps(device: str) -> bool:
     return kind.type == "cpu" and bool(flags() or amx())
 
 
-
 def mixed_precision(module: nn.Module | None, device: str) -> bool:
     """Whether a network trains in bfloat16 beside float32: by a rule, not by the clock.
 
