@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from selector.core.registry import Registry
-from selector.modalities.pixels.maps import read_points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,6 +120,8 @@ class Point:
     def read(self, outputs: Outputs, item: Tensor, place: Tensor | None, variant: str) -> Tensor:
         """Rows (R, D); of ``stages`` the D of all maps add up."""
         import torch
+
+        from selector.modalities.pixels.maps import read_points
 
         assert place is not None
         maps = [found for _, found in outputs.maps]

@@ -272,9 +272,7 @@ def test_hugging_face_equals_parquet(parquet_folder: Path, tmp_path: Path) -> No
     assert single.name == "mine"
     with pytest.raises(TargetError, match=r"column 'label' is a ClassLabel; expected a datasets\.Image"):
         load_target(loaded["train"], image_column="label")
-    with pytest.raises(
-        TargetError, match=r"the target was built from objects in memory; hand the same data over again"
-    ):
+    with pytest.raises(TargetError, match=r"the target was built from objects in memory; pass the same data again"):
         load_origin(target.origin)
 
 
