@@ -151,7 +151,7 @@ class MapRunner:
     ) -> dict[str, NDArray[np.float32]]:
         import torch
 
-        from selector.extract.backends.backend import unrounded
+        from selector.extract.backends.eager import unrounded
 
         device = torch.device(self.device)
         with torch.inference_mode(), unrounded(device, self._dtype):

@@ -28,8 +28,7 @@ from selector.extract import encode as encoding
 from selector.extract import prefetch_model as opening
 from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import open_backend, why_not
-from selector.extract.backends.backend import unrounded
-from selector.extract.backends.eager import has_bfloat16
+from selector.extract.backends.eager import has_bfloat16, unrounded
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
 from selector.extract.prefetch_model import open_ahead
 from selector.store import Entry, FeatureStore

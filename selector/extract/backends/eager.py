@@ -10,7 +10,8 @@ weights on every call. Batch norms are folded into the convolutions before them 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.nn import functional
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
-from selector.extract.backends.backend import Backend, unrounded
+from selector.extract.backends.backend import Backend
 from selector.extract.backends.folding import folded, shared_copy
 from selector.extract.inputs import Batch
 
@@ -139,3 +140,43 @@ def has_bfloat16(device: str) -> bool:
         with torch.cuda.device(torch.device(device)):  # it asks of the current one
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return kind == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def unrounded(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Products of float32 on a GPU are not rounded, whatever the program set: the rows of a CPU lie in the same entry.
+
+    torch rounds convolutions unless it is told not to, and products of matrices once a program asks for it
+    (``set_float32_matmul_precision``). torch from 2.9 on has a second set of switches, and raises where both disagree.
+    """
+    if device.type != "cuda" or dtype != torch.float32:
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn  # what torch's own annotations leave out
+    newer = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn) if hasattr(torch.backends, "fp32_precision") else ()
+    kept = [switch.fp32_precision for switch in newer]
+    matmul, convolution = _older(kept)
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+    for switch in newer:  # "none", which the older ones leave, asks a switch for everything
+        switch.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        cudnn.allow_tf32 = convolution
+        for switch, value in zip(newer, kept, strict=True):
+            switch.fp32_precision = value
+
+
+def _older(newer: list[str]) -> tuple[str, bool]:
+    """(precision of products of matrices, whether convolutions may be rounded) as the older switches have it; as the
+    newer ones say where they disagree and torch refuses to tell."""
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        matmul = "high" if newer[0] == "tf32" else "highest"
+    try:
+        return matmul, torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return matmul, newer[1] == "tf32"
