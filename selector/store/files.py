@@ -273,6 +273,23 @@ class Layered:
                 return self._use_spare(str(error)).write(name, parts)
         return self._use_spare("writing is switched off").write(name, parts)
 
+    def stamp(self, name: str, when: float) -> bool:
+        """Give a file a time of its own; False where it is not there, or may not be changed, or lies elsewhere."""
+        kept = self._spare is not None and self._spare.path(name).exists()
+        if self.is_remote or not (self._may_write or kept):
+            return False
+        try:
+            os.utime(self.path(name), (when, when))
+        except OSError:
+            return False
+        return True
+
+    def stamped(self, name: str) -> float:
+        """The time of a file; 0 where it is not there or lies elsewhere."""
+        with contextlib.suppress(OSError):
+            return 0.0 if self.is_remote else self.path(name).stat().st_mtime
+        return 0.0
+
     def names(self, folder: str) -> dict[str, int]:
         found = {n: s for n, s in self.base.names(folder).items() if f"{folder}/{n}" not in self._removed}
         return {**found, **self._spare.names(folder)} if self._spare is not None else found

@@ -66,12 +66,17 @@ class Upkeep:
         The stamps never run backwards, also when the clock does, so the order of use stays right.
         """
         try:
-            last = (read_json(self._files, "clock.json") or {}).get("time", 0.0)
-            stamp = {"time": max(time.time(), last + 1e-3)}
-            write_json(self._files, "clock.json", stamp)
-            write_json(self._files, f"entries/{key}/used.json", stamp)
+            stamp = max(time.time(), self._time_of("clock.json") + 1e-3)
+            for name in ("clock.json", f"entries/{key}/used.json"):
+                if not self._files.stamp(name, stamp):  # to replace a file would take ten times as long
+                    write_json(self._files, name, {"time": stamp})
+                    self._files.stamp(name, stamp)
         except StoreError as error:
             logger.debug("the time of use of %s was not recorded: %s", key, error)  # a full store can still be read
+
+    def _time_of(self, name: str) -> float:
+        """When a stamp was set last: the time of its file, and what it says where that is none of this machine."""
+        return self._files.stamped(name) or float((read_json(self._files, name) or {}).get("time", 0.0))
 
     def entries(self) -> list[EntryInfo]:
         """All entries, the least recently used first."""
@@ -80,7 +85,6 @@ class Upkeep:
             folder = f"entries/{key}"
             names = self._files.names(folder)
             meta = read_json(self._files, f"{folder}/meta.json") or {}
-            used = read_json(self._files, f"{folder}/used.json") or {}
             rows = 0
             for name in names:
                 if is_chunk(name):
@@ -93,7 +97,7 @@ class Upkeep:
                     meta.get("facts", {}),
                     rows,
                     sum(names.values()),
-                    float(used.get("time", 0.0)),
+                    self._time_of(f"{folder}/used.json"),
                 )
             )
         return sorted(found, key=lambda e: (e.used, e.key))

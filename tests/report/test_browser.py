@@ -87,6 +87,25 @@ def test_filter(driver: Any, tmp_path: Path) -> None:
     assert driver.switch_to.active_element.get_attribute("id") == "filter"
 
 
+def test_a_long_table_begins_with_fifty_rows(driver: Any, tmp_path: Path) -> None:
+    show(driver, samples.ranking(tuple(samples.model(i, num_parameters=1000 - i) for i in range(60))), tmp_path)
+    assert names(driver) == [f"timm:network_{i}.in1k" for i in range(50)]
+    assert driver.find_element("id", "shown").text == "60 models"
+    click(driver, "params")  # the largest first, then the smallest
+    click(driver, "params")
+    assert names(driver)[0] == "timm:network_59.in1k"
+    assert len(names(driver)) == 50
+    field = driver.find_element("id", "filter")
+    field.send_keys("network_5")  # finds rows that are not shown as well
+    assert len(names(driver)) == 11
+    field.send_keys("\ue00c")
+    button = driver.find_element("id", "all")
+    assert button.text == "Show all 60"
+    button.click()
+    assert len(names(driver)) == 60
+    assert not button.is_displayed()
+
+
 @pytest.mark.parametrize(
     "make", [samples.ranking, samples.unmeasured, samples.examined, samples.hostile, samples.costed]
 )
