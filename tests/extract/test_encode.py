@@ -190,7 +190,7 @@ def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, clock: l
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that chunks go by: they stand still until a test moves them."""
     now = [0.0]
-    monkeypatch.setattr("selector.extract.workspace.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("selector.extract.flush_policy.time", types.SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

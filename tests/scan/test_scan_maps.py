@@ -149,7 +149,7 @@ def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(
     folder: Path, tmp_path: Path, task: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0, 11)  # every pass takes 11 seconds
-    monkeypatch.setattr("selector.extract.workspace.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("selector.extract.flush_policy.time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr("selector.extract.rows._PIXELS", 6 * 160 * 160)
     read, seen = MapRunner.read, []
 
