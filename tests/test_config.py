@@ -185,7 +185,7 @@ def test_at_most_ten_modules_at_the_top() -> None:
     from pathlib import Path
 
     top = {p.stem for p in Path(selector.__file__).parent.glob("*.py")}
-    assert top == {"__init__", "__main__", "api", "config", "results", "networks"}
+    assert top == {"__init__", "__main__", "api", "config", "results", "networks", "loggers", "estimators"}
 
 
 def test_a_confirmation_without_a_budget_has_the_usual_one_and_the_help_says_it() -> None:

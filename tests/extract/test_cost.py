@@ -85,7 +85,7 @@ def test_the_peak_is_that_of_what_lives_at_once() -> None:
             return x
 
     chain = Chain()
-    with torch.no_grad(), module._peak(chain, "cpu") as peak:
+    with torch.no_grad(), module.peak_memory(chain, "cpu") as peak:
         chain(torch.zeros(10, 1000))
     weights = 4 * 1000 * 1000 * 4
     made = 10 * 1000 * 4

@@ -681,7 +681,7 @@ def watch(event, args):
         raise OSError("no network here")
 sys.addaudithook(watch)
 import numpy as np
-from tests.extract.test_encode import Small, network, images
+from tests.extract.test_encode import Small, network, pictures
 from selector.extract.encode import open_runner
 runner = open_runner(Small(network(), 96), device="cpu", precision="float32", backend="openvino",
                      sample=pictures(8), rows_expected=8)
