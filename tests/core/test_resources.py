@@ -92,7 +92,8 @@ class Wide(nn.Module):
         self.head = nn.Linear(24, 2)
     def forward(self, x):
         seen.add((torch.get_num_threads(), len([t for t in threading.enumerate() if t.name.startswith("selector-")])))
-        batches.append(len(x))
+        if x.device.type == "cpu" and type(x) is torch.Tensor:  # an estimate runs it without any memory
+            batches.append(len(x))
         return self.head(self.layers(x).mean((2, 3)))
 
 seen, batches, peak, done = set(), [], [0], threading.Event()
