@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -132,7 +131,7 @@ FIT = (
     *("scan_bytes", "scan_batch", "training_bytes", "training_batch", "training_side", "training_precision"),
     *("training_epochs", "fits"),
 )
-"""What is told of a model; see ``scan.planning.Plan``."""
+"""Keys of a row of ``scan.planning.Plan`` and of ``ModelResult.fit``."""
 
 
 @dataclass(frozen=True)
@@ -214,22 +213,22 @@ class Room:
 
 
 def with_fits(
-    models: Sequence[ModelResult], specs: Sequence[ModelSpec], room: Room, store: FeatureStore, seconds: float
+    models: Sequence[ModelResult], specs: Sequence[ModelSpec], room: Room, store: FeatureStore
 ) -> tuple[ModelResult, ...]:
-    """The rows of a ranking with how each model fits, as far as it is remembered or can be told in ``seconds`` of the
-    processor."""
-    until = time.process_time() + seconds
+    """The rows of a ranking with how each model fits, of those that a dry run has looked at.
+
+    A scan looks at none itself: one that the store answers needs no torch, and no table may depend on the clock.
+    """
     by_name = {spec.name: spec for spec in specs}
-    found = []
-    for model in models:
-        spec = by_name.get(model.name)
-        shape = None
-        if spec is not None and model.status in ("ok", "pruned"):
-            shape = footprint_of(spec, store, room.device, looks=time.process_time() < until)
-        found.append(
-            model if shape is None or spec is None else replace(model, fit=room.fit(shape, spec.preprocess.input_size))
-        )
-    return tuple(found)
+
+    def fitted(model: ModelResult) -> ModelResult:
+        spec = by_name.get(model.name) if model.status in ("ok", "pruned") else None
+        shape = None if spec is None else footprint_of(spec, store, room.device, looks=False)
+        if spec is None or shape is None:
+            return model
+        return replace(model, fit=room.fit(shape, spec.preprocess.input_size))
+
+    return tuple(map(fitted, models))
 
 
 def footprint_of(spec: ModelSpec, store: FeatureStore, device: str, *, looks: bool = True) -> Footprint | None:
@@ -250,11 +249,11 @@ def footprint_of(spec: ModelSpec, store: FeatureStore, device: str, *, looks: bo
     found = None
     if sketch_of is not None:
         from selector.extract.footprint import footprint
-        from selector.tuning.strategies._parts import mixed_precision
+        from selector.tuning.strategies._parts import bf16_helps, mixed_precision
 
         try:
             sketch = sketch_of(spec)
-            found = footprint(sketch, bf16=mixed_precision(sketch.module, device))
+            found = footprint(sketch, bf16=mixed_precision(sketch.module, device, bf16_helps(device)))
         except SourceError as error:
             log.info("%s: %s", spec.name, error)
     store.put("footprint", key, {} if found is None else asdict(found))

@@ -99,9 +99,6 @@ def _accuracy(entry: Entry, rows: Any) -> float | None:
     return None if value is None else float(value)
 
 
-LOOKING = 0.03  # share of a scan's time for memory of models that is not remembered
-
-
 class TargetScan:
     """One target on its way from the call to its ranking.
 
@@ -192,7 +189,6 @@ class TargetScan:
                 self._specs,
                 Room.of(data, config),
                 self._store,
-                LOOKING * (time.perf_counter() - self._started),
             ),
             warnings=(
                 *data.notes,

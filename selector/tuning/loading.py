@@ -53,7 +53,7 @@ def resize(bench: Workbench, loaded: Loaded, size: tuple[int, int]) -> str:
 
 def settle_precision(bench: Workbench, loaded: Loaded) -> None:
     """Mixed precision or single, as ``mixed_precision`` says."""
-    loaded.bf16 = mixed_precision(loaded.encoder.module, bench.device)
+    loaded.bf16 = mixed_precision(loaded.encoder.module, bench.device, bench.bf16)
 
 
 def build(bench: Workbench, loaded: Loaded, init: Probe | None = None, adaptation: str = "") -> nn.Module:

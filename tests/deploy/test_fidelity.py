@@ -30,7 +30,7 @@ folder = masks.folder
 def mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training in bfloat16, as on machines that multiply in it."""
     monkeypatch.setattr("selector.tuning.workbench.bf16_helps", lambda device: True)
-    monkeypatch.setattr("selector.tuning.loading.is_depthwise", lambda module: False)
+    monkeypatch.setattr("selector.tuning.strategies._parts.is_depthwise", lambda module: False)
 
 
 def test_the_reported_miou_is_that_of_the_masks(folder: Path, tmp_path: Path) -> None:

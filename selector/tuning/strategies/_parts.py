@@ -131,11 +131,12 @@ def bf16_helps(device: str) -> bool:
     return kind.type == "cpu" and bool(flags() or amx())
 
 
-def mixed_precision(module: nn.Module | None, device: str) -> bool:
+def mixed_precision(module: nn.Module | None, device: str, multiplies: bool) -> bool:
     """Whether a network trains in bfloat16 beside float32: by a rule, not by the clock.
 
     Precision is part of the address of a training and of its figures, so that two runs of the same seed would differ by how
-    busy the machine was. On a CPU depthwise networks train in float32, all others in bfloat16 where the device multiplies in it.
+    busy the machine was. On a CPU depthwise networks train in float32, all others in bfloat16 where the device multiplies in it
+    (``multiplies``, see ``bf16_helps``).
     """
     on_cpu = torch.device(device).type == "cpu"
-    return bf16_helps(device) and not (on_cpu and module is not None and is_depthwise(module))
+    return multiplies and not (on_cpu and module is not None and is_depthwise(module))
