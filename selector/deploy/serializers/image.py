@@ -14,7 +14,7 @@ import numpy as np
 from selector.core.contracts import Preprocess
 from selector.core.documents import checked
 from selector.core.errors import ConfigError
-from selector.core.resources import threads_for
+from selector.core.resources import thread_limit, threads_for
 from selector.deploy.serializers import serializer
 from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, listed
 from selector.modalities.image import IMAGE_SUFFIXES, UnreadableImage, is_image_name
@@ -64,7 +64,7 @@ class ImageSerializer(Serializer):
 
         outputs: list[Any | None] = []
         reasons = []
-        with threads_for(batch_size, "decode") as pool:
+        with threads_for(min(batch_size, thread_limit()), "decode") as pool:
             for start in range(0, len(items), batch_size):
                 part = items[start : start + batch_size]
                 read = list(pool.map(lambda image: _read(image, preprocess), part))

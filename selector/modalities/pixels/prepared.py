@@ -140,7 +140,7 @@ class Pixels:
                         "decoded image %s in %s is damaged or gone; decoding it again", self._names[index], place.path
                     )
         if again:
-            with threads_for(len(again), "decode") as pool:
+            with threads_for(min(len(again), thread_limit()), "decode") as pool:
                 for (row, _), pixels in zip(again, pool.map(self._decode, (index for _, index in again)), strict=True):
                     rows[row] = pixels
         return rows
