@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from selector.cli import doctor, history, models, results, runs, store
+from selector.cli import demo, doctor, history, models, results, runs, store
 from selector.cli.options import LazyGroup
 from selector.core.site import SITE
 
@@ -53,7 +53,7 @@ app.command("predict")(results.predict)
 app.command("export")(results.export)
 app.command("proxies")(models.proxies)
 app.command("doctor")(doctor.doctor)
-app.command("demo")(doctor.demo)
+app.command("demo")(demo.demo)
 app.add_typer(models.app, name="zoo")
 app.add_typer(store.app, name="store")
 app.add_typer(history.app, name="history")

@@ -16,8 +16,7 @@ import typer
 
 from selector.cli import options as o
 from selector.cli.guard import guarded
-from selector.cli.output import document, exit_code, print_ranking, print_rows, say
-from selector.core.progress import ProgressView
+from selector.cli.output import document, print_rows
 from selector.core.system import cpu_model
 from selector.core.units import format_size
 
@@ -180,57 +179,3 @@ def doctor(
     for finding in findings:
         if finding.ok is False:
             typer.echo(f"! {finding.name}: {finding.hint}")
-
-
-@o.with_fields("ScanConfig", "store", "device", "seed")
-@guarded
-def demo(
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/demo or runs/demo-text when not given.")] = None,
-    text: Annotated[bool, typer.Option("--text", help="Texts instead of photos; needs the extra 'demo-text'.")] = False,
-    json: o.Json = False,
-    debug: o.Debug = False,
-    **options: Any,
-) -> int:
-    """Show the whole path on published photos with real weights, offline: minutes once, then seconds."""
-    import time
-
-    from selector.core.units import format_duration
-    from selector.demo import photos as show
-
-    started = time.perf_counter()
-    if text:
-        code = _texts(out or Path("runs/demo-text"), options, as_json=json)
-        say(f"took:   {format_duration(time.perf_counter() - started)}")
-        return code
-    out = out or Path("runs/demo")
-    with ProgressView() as progress:
-        made = show.run(out, **options, progress=progress)
-    rows = [
-        (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{name} {100 * share:.0f}%" for name, share in u.top))
-        for u in made.used
-    ]
-    if json:
-        document({**made.ranking.to_dict(), "finding": made.finding, "used": rows})
-    else:
-        print_ranking(made.ranking)
-        print_rows(["image", "is", "predicted", "then", "then"], rows)
-    say(f"report: {made.report}")
-    say(f"model:  {out / 'best'} (selector predict {out} IMAGES…)")
-    say(f"took:   {format_duration(time.perf_counter() - started)}")
-    return exit_code(made.ranking)
-
-
-def _texts(out: Path, options: dict[str, Any], *, as_json: bool) -> int:
-    from selector.demo import texts as demo_text
-
-    with ProgressView() as progress:
-        made = demo_text.run(out, **options, progress=progress)
-    rows = [(text, f"{label} {100 * share:.0f}%") for text, label, share in made.used]
-    if as_json:
-        document({**made.ranking.to_dict(), "used": rows})
-    else:
-        print_ranking(made.ranking)
-        print_rows(["text", "predicted"], rows)
-    say(f"report: {made.report}")
-    say(f"model:  {out / 'best'} (selector predict {out} TEXTS…)")
-    return exit_code(made.ranking)

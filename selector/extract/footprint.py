@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from selector.core.costs import Footprint
 from selector.core.errors import SourceError, first_line
-from selector.extract.cost import LiveBytes
+from selector.extract.cost import LiveBytes, module_bytes
 from selector.sources._sketch import Sketch
 
 ITEMS = 64  # of the batch that is looked at: its activations outweigh the gradients, which are counted with the weights
@@ -29,15 +29,13 @@ def footprint(sketch: Sketch, *, bf16: bool = False) -> Footprint:
 
     Cost: half a second for a network of 25 million parameters, whatever its weights.
     """
-    tensors = {id(t): t for t in (*sketch.module.parameters(), *sketch.module.buffers())}
-    weights = sum(t.numel() * t.element_size() for t in tensors.values())
     try:
         item = _peak(sketch, training=False, bf16=False)
         step = _peak(sketch, training=True, bf16=bf16)
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError) as error:
         raise SourceError(f"its memory cannot be told from its shapes: {first_line(error)}") from error
     area = sketch.extent[0] * sketch.extent[1]
-    return Footprint(weights, item // ITEMS, step // ITEMS, area, "bfloat16" if bf16 else "float32")
+    return Footprint(module_bytes(sketch.module), item // ITEMS, step // ITEMS, area, "bfloat16" if bf16 else "float32")
 
 
 class _Called(nn.Module):

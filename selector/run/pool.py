@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from selector.core.contracts import ProgressCallback, no_progress
-from selector.core.resources import LIBRARIES, THREADS
+from selector.core.resources import LIBRARIES, THREADS, own_cores
 from selector.core.units import format_duration, format_size
 from selector.run.executor import WorkerExecutor
 from selector.run.job import Answer, Needs, WorkerLimits, pack
@@ -61,7 +61,7 @@ class Pool(WorkerExecutor):
         now: Callable[[], float] = time.monotonic,
         threads: int | None = None,
     ) -> None:
-        cores = _cores()[:threads]
+        cores = own_cores()[:threads]
         self._number = workers or len(gpus) or max(min(2, len(cores)), len(cores) // CORES)
         self._places = [
             _place(k, self._number, gpus, cores, threads) if pinned else ({}, None) for k in range(self._number)
@@ -320,10 +320,6 @@ def _end_group(leader: int, mark: str) -> None:
         with contextlib.suppress(psutil.Error):
             if process.pid != leader and process.environ().get(_MARK) == mark:
                 process.kill()
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _place(

@@ -7,7 +7,6 @@ candidate's final metric is worked out afterwards.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from selector.results import Measurement
 from selector.run.executor import InProcess
 from selector.tasks.adaptation import Adaptation, DomainLabels
 from selector.tuning import strategies
+from selector.tuning.clock import BETWEEN, seconds_by_part
 from selector.tuning.domains import AdaptedHead, Domains, beyond_class_shares
 from selector.tuning.labeling import Labeling
 from selector.tuning.model_selection import COMBINED, Chosen, View, choose, expected_to_win, suited
@@ -36,6 +36,7 @@ Key = tuple[str, str]
 OnRecord = Callable[[TuningCandidate], contextlib.AbstractContextManager[None]]
 POINTS = 400  # of each domain in the projection
 UNCERTAIN = 12
+PARTS = ("features and adapted heads", BETWEEN, "choice and final metrics")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,6 @@ def run_adaptation(
     labels: Mapping[str, int] | None = None,
     seed: int = 0,
     progress: ProgressCallback = no_progress,
-    now: Callable[[], float] = time.perf_counter,
 ) -> AdaptationResult:
     """Adapt every model by every strategy, choose one without a label of the target, measure where there are labels.
 
@@ -105,13 +105,12 @@ def run_adaptation(
         max_steps: of a training at most.
         labels: class numbers by content that a person gave for the choice; the figures leave these items out.
         seed: of whatever is drawn.
-        now: the clock of the budget; that of ``bench`` where there is one.
     Returns:
         The result; a model that fails is a failed measurement.
     Cost: a head a model and strategy, and the validators: seconds each.
     """
     task.check(target)
-    now = now if bench is None else bench.now
+    now = time.perf_counter if bench is None else bench.now
     times = [now()]
     ends = math.inf if budget_seconds is None else times[0] + budget_seconds
     on_record: OnRecord = bench.working_on if bench is not None else lambda *_: contextlib.nullcontext()
@@ -145,20 +144,8 @@ def run_adaptation(
         measurements, best, chosen, (*trouble, *_cut(pool.made), *chosen.notes),
         {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labeled}, tuple(pool.made),
         np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32), merits,
-        _where_time_went([*times, now()], {} if bench is None else bench.seconds),
+        seconds_by_part(PARTS, [*times, now()], {} if bench is None else bench.seconds),
     )  # fmt: skip
-
-
-def _where_time_went(times: Sequence[float], trainings: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by part, from the times at which parts began and the last one ended, and what trainings spent."""
-    heads, networks, end = (after - before for before, after in itertools.pairwise(times))
-    between = max(0.0, networks - sum(trainings.values()))  # loading, solving, outputs of what was trained
-    return {
-        "features and adapted heads": heads,
-        **trainings,
-        "between trainings": between,
-        "choice and final metrics": end,
-    }
 
 
 # ---------------------------------------------------------------------------- before the decision

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +13,25 @@ from selector.tuning.journal import Journal
 from selector.tuning.types import Cache
 
 RESERVE_SECONDS = 3.0  # for what comes after the last round
+BETWEEN = "between trainings"  # building, saving, comparing; waiting for workers
+
+
+def seconds_by_part(parts: Sequence[str], times: Sequence[float], trainings: Mapping[str, float]) -> dict[str, float]:
+    """Where the time went.
+
+    Args:
+        parts: their names in order, ``BETWEEN`` for the one in which trainings run: what they spent stands beside it.
+        times: at which each began, and the last one ended.
+        trainings: seconds of the trainings, by what they spent them on.
+    """
+    found: dict[str, float] = {}
+    for part, (begun, ended) in zip(parts, itertools.pairwise(times), strict=True):
+        took = ended - begun
+        if part == BETWEEN:
+            found |= trainings
+            took = max(0.0, took - sum(trainings.values()))
+        found[part] = took
+    return found
 
 
 class Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from selector.core.task import Task
 from selector.run.executor import Executor, InProcess
 from selector.run.job import Shared
 from selector.tuning import strategies as strategy_room
-from selector.tuning.clock import Clock
+from selector.tuning.clock import BETWEEN, Clock, seconds_by_part
 from selector.tuning.field import Configuration, Field, Run
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.job import Kit, Supplies
@@ -33,6 +32,7 @@ from selector.tuning.types import Cache, FineTuningResult, TuningCandidate
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Loaded, Workbench, device_of
 
+PARTS = ("models and frozen heads", "heads at the size of the training, estimates", BETWEEN, "test split and verdict")
 QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 
 
@@ -153,20 +153,7 @@ def run_fine_tuning(
         repeat_leaders(field)
     times.append(bench.now())
     result = verdict(field)
-    return replace(result, seconds=_where_time_went([*times, bench.now()], bench.seconds))
-
-
-def _where_time_went(times: Sequence[float], trainings: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by part, from the times at which parts began and the last one ended, and what trainings spent."""
-    heads, plan, rounds, end = (after - before for before, after in itertools.pairwise(times))
-    between = max(0.0, rounds - sum(trainings.values()))  # building, saving, comparing; waiting for workers
-    return {
-        "models and frozen heads": heads,
-        "heads at the size of the training, estimates": plan,
-        **trainings,
-        "between trainings": between,
-        "test split and verdict": end,
-    }
+    return replace(result, seconds=seconds_by_part(PARTS, [*times, bench.now()], bench.seconds))
 
 
 def _load(field: Field, candidates: Sequence[TuningCandidate]) -> None:
