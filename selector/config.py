@@ -86,8 +86,8 @@ class ConfirmConfig(_Recorded, MachineOptions, TrainingOptions, TrustOptions):
         None, "The data of a saved ranking that was made from objects in memory.", cli=False, record=False
     )
     models: str | list[str] | tuple[str, ...] | None = option(
-        None, "Models of the run to fine-tune, names or patterns, comma-separated, at the rate that was best before; the saved "
-        "one stays unless validation prefers another (default: the leading ones).", record=False, needs=(LABELS, NETWORKS),
+        None, "Models of the run to fine-tune: names or patterns, comma-separated (default: the leading ones). They train at the "
+        "rate that was best before. The saved model stays unless validation prefers another.", record=False, needs=(LABELS, NETWORKS),
     )  # fmt: skip
     seed: int | None = option(None, "Random seed for training (default: the run's own).")
 

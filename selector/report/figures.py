@@ -94,7 +94,7 @@ def predicted_against_measured(ranking: StoredRanking) -> Figure | None:
 
 
 def values(ranking: StoredRanking) -> Figure | None:
-    """Predicted against true values of the saved model, and residuals against predicted, a row a value."""
+    """Predicted against true values of the saved model, and residuals against predicted, one row per value."""
     found = error_analysis(ranking)
     shown = [] if found is None else [points for points in found.points if len(points.pairs) > 1][:MOST_VALUES]
     if found is None or not shown:

@@ -183,7 +183,7 @@ def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[Mo
     """Measured models by what was measured, then those with a pilot run by both, then finished ones by transferability, those
     that a pilot run could not train behind them, then pruned, excluded, failed.
 
-    ``first`` names the model that comes first among those that measured the same: the one that was handed over.
+    ``first`` names the model that comes first among those that measured the same: the saved one.
     """
 
     def key(model: ModelResult) -> tuple[float, ...]:

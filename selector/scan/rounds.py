@@ -138,7 +138,7 @@ def _score(candidate: Candidate, share: float, extraction: Extraction, scoring: 
 FIRST_ROWS = 100  # of the first round, at least: fewer tell hardly anything
 FIRST_SHARE = 0.25  # at most
 BREADTH = 0.5  # of what is left: spent on a round while another follows
-DEAR = 0.25  # of what a first round may spend: a network that takes more waits until the others are chosen
+EXPENSIVE = 0.25  # of what a first round may spend: a network that takes more waits until the others are chosen
 _DECADE = 0.5  # deviations of the prior that a network must be better by to cost ten times as much
 
 
@@ -228,7 +228,7 @@ class BudgetedRounds(Rounds):
         if first:  # whatever the budget, there is something to compare
             least = {n.name for n in sorted(running, key=lambda n: prices[n.name])[: self._top_k]}
             # what is known before a target is seen says too little to leave several unseen for a single one
-            order.sort(key=lambda n: prices[n.name] * items > DEAR * allotted)
+            order.sort(key=lambda n: prices[n.name] * items > EXPENSIVE * allotted)
         chosen: list[SameNetwork] = []
         for network in order:
             price = prices[network.name] * max(0, items - self._read[network.name])
