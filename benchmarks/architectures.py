@@ -32,7 +32,6 @@ from selector.networks import mnist_cnn, svhn_cnn, usps_cnn
 __all__ = [
     "cifar_resnet",
     "dlib_face_resnet29",
-    "lenet",
     "mnist_cnn",
     "mobilenet_edgetpu_075",
     "mobilenet_v1",
@@ -339,45 +338,6 @@ class Tiniest(Backbone):
 
 def tiniest(num_classes=10):
     return Tiniest(num_classes)
-
-
-# --------------------------------------------------------------------------- LeNet of the DANN paper
-class LeNet(nn.Module):
-    """The MNIST network of Ganin et al. 2016 (fig. 4a) without weights: 5x5 convolutions (32, 48) on 28x28 RGB, each
-    with ReLU and 2x2 max pooling, then two layers of 100 units. The head reads the second of these, or, without
-    ``hidden``, the 768 outputs of the convolutions, on which the paper puts its domain classifier."""
-
-    def __init__(self, hidden, num_classes):
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 32, 5), nn.Conv2d(32, 48, 5)
-        self.num_features = 100 if hidden else 768
-        layers = (nn.Linear(768, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU()) if hidden else ()
-        self.body = nn.Sequential(*layers)
-        self.reset_classifier(num_classes)
-
-    def get_classifier(self):
-        return self.head
-
-    def reset_classifier(self, num_classes):
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
-    def forward_features(self, x):
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        return F.max_pool2d(F.relu(self.conv2(x)), 2)
-
-    def forward_head(self, features, pre_logits=False):
-        found = self.body(features.flatten(1))
-        return found if pre_logits else self.head(found)
-
-    def forward(self, x):
-        return self.forward_head(self.forward_features(x))
-
-
-def lenet(hidden=True, num_classes=10, seed=0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LeNet(hidden, num_classes)
 
 
 # --------------------------------------------------------------------------- open_nsfw

@@ -10,7 +10,6 @@ figure alone. No item of the source occurs in either of them.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,24 +154,6 @@ def _mnist_mnistm(assets: Path) -> _Parts:
     return _TEN, source, _colored(other, photos, SEED), _colored(test, photos, SEED + 1)
 
 
-def published(assets: Path, mnist: Path | None = None) -> DomainPair:
-    """MNIST -> MNIST-M as Ganin et al. made it: the target is the source's own digits on photographs, and the test
-    items are other digits on photographs.
-
-    Args:
-        mnist: folder with MNIST's files ``t10k-*.gz``, from which the assets' digits are drawn: with it the source is
-            all of these 10,000 digits but the 1,000 of the test items; without it the 2,000 of the assets.
-    """
-    source, test = _images(assets, "mnist")
-    if mnist is not None:
-        held = {item.tobytes() for item in test.items}
-        whole = _idx(mnist)
-        source = _take(whole, np.flatnonzero([item.tobytes() not in held for item in whole.items]))
-    photos = _photos(assets)
-    parts = _colored(source, photos, SEED), _colored(test, photos, SEED + 1)
-    return DomainPair("mnist-mnistm-published", _TEN, source, *parts)
-
-
 def _photos(assets: Path) -> list[np.ndarray]:
     return [np.asarray(decode(raw)) for raw, _ in _rows(assets / "data" / PATCHES_FROM / "test.parquet", "image")]
 
@@ -304,15 +285,6 @@ def _classes(assets: Path, folder: str) -> tuple[str, ...]:
 
     about = pq.read_schema(assets / folder / "train.parquet").metadata[b"huggingface"]
     return tuple(json.loads(about)["info"]["features"]["label"]["names"])
-
-
-def _idx(folder: Path) -> Domain:
-    """MNIST's test files, as LeCun wrote them: a header of big-endian int32, then bytes."""
-    pixels, labels = (
-        np.frombuffer(gzip.decompress((folder / f"t10k-{part}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
-        for part, offset in (("images-idx3", 16), ("labels-idx1", 8))
-    )
-    return Domain(list(np.repeat(pixels.reshape(-1, 28, 28, 1), 3, axis=-1)), labels.astype(np.int64))
 
 
 def _digits() -> tuple[Domain, Domain]:

@@ -34,8 +34,7 @@ from sklearn.preprocessing import StandardScaler
 
 import selector
 from benchmarks.assets import assets_folder
-from benchmarks.bench_segmentation import facts, seconds
-from benchmarks.rows import read_rows, write_rows
+from benchmarks.rows import hardware, processor_seconds, read_rows, write_rows
 from selector import sources
 from selector.core.contracts import LabelKind, Target
 from selector.core.task import RowPlan, Task
@@ -53,7 +52,7 @@ EIGHT = (
     "mlc_resnet8", "mnv1_025", "cifar_resnet20", "mn_edgetpu075", "mnv2_coral", "mnv1_100", "efflite0", "opennsfw",
 )  # fmt: skip
 BATCH = 8
-COLUMNS = ("set", "what", "model", "points", "rows", "pictures", "seconds", "passes", "stopped_early", "stored_bytes", "dense_bytes", "value", *facts())  # fmt: skip
+COLUMNS = ("set", "what", "model", "points", "rows", "pictures", "seconds", "passes", "stopped_early", "stored_bytes", "dense_bytes", "value", *hardware())  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial(loop, spec, target, plan) for spec in zoo if args.loop and (args.set, spec.name, len(plan)) not in done
     ]
     for job in jobs:
-        known.append({"set": args.set, **job(), **facts()})
+        known.append({"set": args.set, **job(), **hardware()})
         print(known[-1], flush=True)
         write_rows(args.out, known, COLUMNS)
     return 0
@@ -112,7 +111,7 @@ def scan(zoo: Sequence[ModelSpec], target: Target) -> dict[str, object]:
             )
 
         with timed_passes() as passes:
-            spent = seconds(run)
+            spent = processor_seconds(run)
         stored = sum(path.stat().st_size for path in (Path(folder) / "entries").rglob("*") if path.is_file())
     (ranking,) = made
     failed = [model.reason for model in ranking if model.status == "failed"]
@@ -154,7 +153,7 @@ def loop(spec: ModelSpec, target: Target, plan: RowPlan) -> dict[str, object]:
     """The row of one model; its value is the mean of accuracy and, of boxes, R²."""
     values: list[float] = []
     with timed_passes() as passes:
-        spent = seconds(lambda: values.extend(probed(spec, target, plan)))
+        spent = processor_seconds(lambda: values.extend(probed(spec, target, plan)))
     pictures = len(target.indices("train", "val"))
     return {
         "what": "loop", "model": spec.name, "points": round(len(plan) / pictures, 1), "rows": len(plan),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import platform
+import resource
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from selector.core.system import cpu_model, versions
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -35,3 +39,20 @@ def packed(right: np.ndarray) -> str:
 def unpacked(cell: str, count: int) -> np.ndarray:
     """(N,) float64, 0 and 1, of a cell that ``packed`` wrote for ``count`` items."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(cell), dtype=np.uint8), count=count).astype(np.float64)
+
+
+def processor_seconds(run: Callable[[], None]) -> float:
+    """What some work takes in this process and in those that it waits for."""
+
+    def used() -> float:
+        both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(one.ru_utime + one.ru_stime for one in both)
+
+    begun = used()
+    run()
+    return used() - begun
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, torch and Python, as the tables of dense tasks name them."""
+    return {"processor": cpu_model(), "torch": versions().get("torch", ""), "python": platform.python_version()}

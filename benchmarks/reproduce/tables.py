@@ -95,21 +95,6 @@ def printed_correlations() -> dict[tuple[str, str, str], float]:
     }
 
 
-def parc_accuracies() -> dict[str, dict[str, float]]:
-    """PARC's controlled set: target -> ``architecture_source`` -> accuracy in points."""
-    _, *rows = _read("parc_controlled")
-    found: dict[str, dict[str, float]] = {}
-    for architecture, source, target, value in rows:
-        found.setdefault(target, {})[f"{architecture}_{source}"] = float(value)
-    return found
-
-
-def parc_pearson() -> dict[str, float]:
-    """Method -> printed mean Pearson correlation over the targets of ``parc_accuracies``."""
-    _, *rows = _read("parc_pearson")
-    return {method: float(value) for method, value in rows}
-
-
 def other_hscores() -> dict[str, tuple[int, dict[str, float]]]:
     """The H-scores of the TMLR benchmark: set -> classes and model -> value."""
     header, *rows = _read("tmlr_hscores")
