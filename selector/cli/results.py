@@ -1,4 +1,4 @@
-"""``selector report``, ``compare``, ``predict`` and ``export``: what is done with a finished run."""
+"""``selector report``, ``compare``, ``predict``, ``export`` and ``push``: what is done with a finished run."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ _WRITERS: dict[str, Callable[[Predictions], str]] = {
 }
 
 _RunFolder = Annotated[Path, typer.Argument(help="Run folder, as printed by 'selector scan'.", metavar="RUN")]
+_SavedModel = Annotated[
+    str,
+    typer.Argument(help="Run folder, as printed by 'selector scan', or a pushed model: hf:org/name.", metavar="RUN"),
+]
 _TrustCode = Annotated[
     bool,
     typer.Option(
@@ -84,7 +88,7 @@ def compare(
 
 @guarded
 def predict(
-    run: _RunFolder,
+    run: _SavedModel,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -180,7 +184,7 @@ def _measured(run: Path, saved: SavedModel, path: Path) -> dict[str, float]:
 
 @guarded
 def export(
-    run: _RunFolder,
+    run: _SavedModel,
     onnx: Annotated[Path, typer.Option("--onnx", help="ONNX file to write.")],
     trust_code: _TrustCode = False,
     json: o.Json = False,
@@ -193,7 +197,7 @@ def export(
     with stdout_kept():
         saved = load_model(run, trust=trust_code)
         path = export_onnx(saved, onnx)
-        measured = _measured(run, saved, path)
+        measured = {} if run.startswith("hf:") else _measured(Path(run), saved, path)
     beside = files_beside(saved, path)
     if json:
         document({"onnx": str(path), "beside": [str(file) for file in beside], "measured": measured})
@@ -206,3 +210,24 @@ def export(
         )
     for file in beside:
         say(f"written beside it: {file}")
+
+
+@guarded
+def push(
+    run: _RunFolder,
+    repo: Annotated[str, typer.Argument(help="Repository on the Hugging Face hub: org/name.", metavar="REPO")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private (default: public).")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to (default: main).")] = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Upload the best model of a run, with its model card, to the Hugging Face hub."""
+    from selector.deploy import load_model
+
+    with stdout_kept():
+        address = load_model(run).push(repo, private=private, revision=revision)
+    if json:
+        document({"commit": address, "load": f"hf:{repo}"})
+        return
+    typer.echo(address)
+    say(f"load it anywhere with: selector.load_model('hf:{repo}')")

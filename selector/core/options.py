@@ -23,7 +23,7 @@ SELECT, DATA, COST, CONFIRM, MACHINE = ("Models", "Data", "Limits", "Fine-tuning
 
 LABELS, NETWORKS, IMAGES, ITEMS = "labels", "models", "images", "images or texts"
 MASKS, BOXES, MASKS_OR_BOXES, SEVERAL = "masks", "boxes", "masks or boxes", "several labels per item"
-TABLE = "a table"
+TABLE, HUB = "a table", "a dataset of the hub (hf:org/name)"
 """What an option may need of a target: without it the option would do nothing and is refused (``CallOptions.refuse``)."""
 
 

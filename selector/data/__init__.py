@@ -19,7 +19,7 @@ from selector import modalities
 from selector.core.contracts import SPLITS, UNLABELED, Target
 from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.core.label_kinds import noun_of
-from selector.core.options import BOXES, IMAGES, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, describe
+from selector.core.options import BOXES, HUB, IMAGES, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, describe
 from selector.data._hashing import HashMode
 from selector.data._items import SubsetItems
 from selector.data.assembly import assemble, fingerprint
@@ -64,7 +64,7 @@ def load_target(x: Any, **options: Any) -> Target:
     Args:
         x: a folder with one folder of images per class (below train/, val/, test/ or not); images with masks, or with
             COCO, VOC or YOLO boxes; a parquet file or folder in the Hugging Face image convention; a CSV file with path,
-            label and perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or DatasetDict; a tuple
+            label and perhaps split; a torch Dataset of (image, label); a ``datasets`` Dataset or DatasetDict, or the address of one (``"hf:org/name"``); a tuple
             (uint8 images (N, H, W[, C]), labels); a table of texts (CSV, TSV, JSONL, parquet, a folder of them named by
             split, a ``datasets`` Dataset, a pandas DataFrame) or a tuple (texts, labels) of lists, arrays or Series, where
             a text may be a pair; lists of words with lists of labels (CoNLL files, JSONL, parquet, a ``datasets`` Dataset,
@@ -114,6 +114,8 @@ def _lacking(target: Target, found: Reader) -> dict[str, str]:
     lacking.update({need: told for need, there in has.items() if task and not there})
     if not found.columns:
         lacking[TABLE] = f"is {found.description}"
+    if found is not READERS.get("hf"):
+        lacking[HUB] = f"is {found.description}"
     if not modalities.of(target).resizable:
         lacking[IMAGES] = f"holds {noun_of(target.modality)}s"
     return lacking
@@ -139,6 +141,7 @@ def _load(x: Any, given: LoadOptions, *, strict: bool) -> Target:
         "box_format": given.box_format,
         "image_root": None if given.image_root is None else os.path.abspath(given.image_root),  # noqa: PTH100
         "text_column": text_column,
+        "split": _words(given.split),
     }
     said = {key: value for key, value in said.items() if value is not None}
     if isinstance(x, str | os.PathLike) and "\0" in os.fspath(x):
@@ -196,8 +199,14 @@ def _domains(
     if target.origin is None or not isinstance(source_domain, str | os.PathLike):
         return replace(target, origin=None)
     always = {"name": options.name, "image_column": options.image_column, "label_column": options.label_column}
-    domains = {"seed": seed, "source_domain": os.path.abspath(source_domain), "num_target_labels": num_target_labels}  # noqa: PTH100
+    domains = {"seed": seed, "source_domain": absolute(source_domain), "num_target_labels": num_target_labels}
     return replace(target, origin={**target.origin, "options": {**always, **domains, **said}, "steps": []})
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path that holds in every working directory; addresses of the hub as they are."""
+    named = os.fspath(path)
+    return named if named.startswith("hf:") else os.path.abspath(named)  # noqa: PTH100
 
 
 def _source(x: Any, options: Options, seed: int) -> Target:

@@ -36,6 +36,7 @@ class Options:
     box_format: str | None = None
     image_root: str | None = None
     task: str | None = None
+    split: str | Sequence[str] | None = None
 
     def schema(self) -> dict[str, Any]:
         """What they say of the annotation, as a table hands it to the task."""

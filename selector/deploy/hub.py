@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 _BACKBONE, _HEAD = "backbone.", "selector_head."
 
 
+def hub_repository(spec: Mapping[str, Any]) -> str | None:
+    """The hub repository ``org/name`` of the weights that a zoo entry names; None where they are from elsewhere."""
+    from selector.sources import registry
+    from selector.zoo import ModelSpec
+
+    if spec.get("weights") is not None or not spec.get("source"):
+        return None
+    known = ModelSpec.model_validate(dict(spec))
+    asked: Any = getattr(registry.get(known.source_name), "repository", None)
+    return None if asked is None else asked(known)
+
+
 def library_of(source: str, recipe: Mapping[str, Any]) -> str:
     """The ``library_name`` of a model card: the library that loads the folder as it lies there.
 

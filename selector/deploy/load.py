@@ -24,12 +24,17 @@ from selector.deploy.save import CONFIG, READABLE, WEIGHTS
 from selector.deploy.serializers._serializer import AGAIN
 from selector.extract.memory import is_out_of_memory
 from selector.results import BEST, RUN_FILE, best_folder, load_ranking
+from selector.sources._hub import snapshot, split_revision
 from selector.zoo.trust import check_recipe_trusted
 
 if TYPE_CHECKING:
     from torch import nn
 
     from selector.core.task import Task
+
+HUB = "hf:"
+FILES = (CONFIG, WEIGHTS, "*.json", "*.txt", "*.model")
+"""What is fetched of a hub repository: configuration and weights, and files of a tokenizer; never programs."""
 
 LEAST = 1e-6
 """Of a temperature: what is less divides outputs into what is no number."""
@@ -215,6 +220,26 @@ class SavedModel:
             raise ConfigError(f"min_score must be a number in the range [0, 1]. Got {min_score}.")
         return float(min_score)
 
+    def push(self, repo: str, *, private: bool = False, revision: str | None = None) -> str:
+        """Upload the model with its card to the Hugging Face hub.
+
+        Args:
+            repo: ``org/name``; it is created where it is missing.
+            private: of a new repository: whether only its owners see it.
+            revision: branch; None for the main one.
+        Returns:
+            The address of the commit.
+        Raises:
+            ConfigError: a wrong name, no network, or no token that may write there.
+
+        Example:
+            selector.load_model("runs/photos").push("org/textiles")
+            selector.load_model("hf:org/textiles").predict("new.jpg")
+        """
+        from selector.deploy.push import push_model
+
+        return push_model(self.path, repo, private=private, revision=revision)
+
     def logits(self, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Outputs (B, K) float32, not calibrated, of uint8 images (B, H, W, 3) of the model's size."""
         ready = modalities.of(self.preprocess).ready(batch, self.preprocess, device)
@@ -274,12 +299,18 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> SavedMod
     """Read a saved model; its network is built when it is first used.
 
     Args:
-        path: its folder (``RUN/best``), or the run's folder.
+        path: its folder (``RUN/best``), or the run's folder; or a repository of the Hugging Face hub, as ``selector push``
+            makes it: ``hf:org/name`` or ``hf:org/name@revision``.
         trust: let a model run the python code that its ``config.json`` names. The networks of
             this package (``selector.zoo.trust.OWN_FACTORIES``) need no trust.
     Raises:
         ConfigError: there is no saved model, or it was written by a newer version.
+        WeightsMissing: the repository is not on this machine and the hub does not give it.
     """
+    address = str(path)
+    if address.startswith(HUB):
+        repo, revision = split_revision(address.removeprefix(HUB))
+        return load_model(snapshot(repo, FILES, revision, address), trust=trust)
     folder = Path(path)
     if (folder / RUN_FILE).is_file():
         _check_own(folder)

@@ -20,7 +20,8 @@ from selector.core.system import versions
 from selector.core.units import printable
 from selector.core.version import __version__
 from selector.deploy import serializers
-from selector.deploy.hub import library_fields, library_of, to_library
+from selector.deploy.card_data import card_head
+from selector.deploy.hub import hub_repository, library_fields, library_of, to_library
 from selector.deploy.serializers._serializer import cell
 from selector.results import Measurement
 
@@ -205,11 +206,16 @@ def model_card(
     classes = ", ".join(cell(name) for name in trained.class_names[:50])
     if len(trained.class_names) > 50:
         classes += f" and {len(trained.class_names) - 50} more (all in config.json)"
-    return printable(f"""---
-library_name: {library_of(trained.source, trained.recipe)}
-pipeline_tag: {pipeline}
-tags: [{pipeline}, zoo-selector]
----
+    head = card_head(
+        name=f"{trained.name}, adapted to {target.get('name')}",
+        library=library_of(trained.source, trained.recipe),
+        pipeline=pipeline,
+        spec=spec,
+        base_model=hub_repository(spec),
+        target=target,
+        chosen=chosen,
+    )
+    return printable(f"""{head}
 # {cell(trained.name)}, adapted to {cell(target.get("name"))}
 
 Strategy: **{trained.strategy}**. Weights it started from: `{cell(spec.get("source"))}`; their license: {cell(license)}.

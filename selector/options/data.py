@@ -8,7 +8,19 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import SkipValidation, field_validator
 
-from selector.core.options import BOXES, DATA, IMAGES, ITEMS, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, CallOptions, option
+from selector.core.options import (
+    BOXES,
+    DATA,
+    HUB,
+    IMAGES,
+    ITEMS,
+    MASKS,
+    MASKS_OR_BOXES,
+    SEVERAL,
+    TABLE,
+    CallOptions,
+    option,
+)
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Words: TypeAlias = str | Sequence[str]
@@ -38,6 +50,10 @@ class DataOptions(CallOptions):
     text_column: Words | int | None = option(
         None, "Table column of texts (default: found by name); two columns form text pairs.",
         python="In CoNLL files a number.", panel=DATA, needs=(TABLE,), many=True,
+    )  # fmt: skip
+    split: Words | None = option(
+        None, "Splits of a hub dataset to read, comma-separated, such as 'train,test' or 'train[:500]' (default: all).",
+        panel=DATA, needs=(HUB,), many=True,
     )  # fmt: skip
     label_column: Words | int | None = option(
         None, "Table column of labels (default: found by name); several columns give several labels or values.",

@@ -75,6 +75,17 @@ class TimmSource:
         found: str | None = known["licenses"].get(name)
         return found
 
+    def repository(self, spec: ModelSpec) -> str | None:
+        """The hub repository of the pretrained weights; None where they are not of the hub."""
+        if spec.model_id.startswith(_HUB):
+            return _hub.split_revision(spec.model_id.removeprefix(_HUB))[0]
+        known = _known()
+        name = spec.model_id
+        if name not in known["models"] and known["defaults"].get(name):
+            name = f"{name}.{known['defaults'][name]}"
+        repo: str | None = known["models"].get(name, [None])[0]
+        return repo
+
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``; asks the hub for a hash when the weights are not cached."""
         _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)

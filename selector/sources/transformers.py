@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from selector.core.contracts import Encoder, TextPreprocess, TruncationSide
 from selector.core.errors import SourceError, ZooError, first_line
-from selector.sources import _weights, source
+from selector.sources import _hub, _weights, source
 from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running
 from selector.sources._text_files import PICKLED, TOKENIZERS, WEIGHTS, ModelFiles, find_files
 from selector.sources._text_path import LAST, TextPath
@@ -71,6 +71,11 @@ class TransformersSource:
             return []
         count = next((config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config), 0)
         return [str(i + 1) for i in range(int(count))]
+
+    def repository(self, spec: ModelSpec) -> str | None:
+        """The hub repository of the weights; None for a folder on this machine."""
+        here = spec.model_id.startswith((".", "/")) or (Path(spec.base or ".") / spec.model_id).is_dir()
+        return None if here else _hub.split_revision(spec.model_id)[0]
 
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``. The tokenizer is in it by content, as are pooling and maximum length."""

@@ -13,9 +13,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -23,58 +23,8 @@ from safetensors.torch import load_file
 
 from selector.sources import registry
 from selector.zoo import ModelSpec
+from tests.support.hub import Hub
 from tests.support.text_models import sentence_model, text_model
-
-COMMIT = "1" * 40
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Answers what huggingface_hub asks: which files a repository has, and what is in them."""
-
-    root: ClassVar[Path]
-    log: ClassVar[list[str]] = []
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
-        self.log.append(f"{self.command} {self.path}")
-        path = self.path.partition("?")[0]
-        if path.startswith("/api/models/"):
-            repo = "/".join(path.split("/")[3:5])
-            folder = self.root / repo
-            files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-            facts: Any = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-            if "/tree/" in path:
-                facts = [
-                    {"type": "file", "path": n, "size": (folder / n).stat().st_size, "oid": "0" * 40} for n in files
-                ]
-            headers = {"Content-Type": "application/json"} if folder.is_dir() else {"X-Error-Code": "RepoNotFound"}
-            self.send(json.dumps(facts).encode(), headers, found=folder.is_dir())
-            return
-        repo, _, name = path[1:].partition("/resolve/")
-        file = self.root / repo / name.partition("/")[2]
-        if file.is_file():
-            content = file.read_bytes()
-            self.send(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT})
-        else:
-            known = (self.root / repo).is_dir()
-            self.send(b"", {"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"}, found=False)
-
-    def send(self, content: bytes, headers: dict[str, str], *, found: bool = True) -> None:
-        self.send_response(200 if found else 404)
-        for key, value in {**headers, "Content-Length": str(len(content) if found else 0)}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if found and self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        return
-
 
 CODE = """
 import json, os, sys
