@@ -10,7 +10,44 @@ from selector.core.units import printable
 from selector.results import Measurement
 
 LICENSES = frozenset(
-    ["apache-2.0", "mit", "openrail", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "cc", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "isc", "unlicense", "wtfpl", "artistic-2.0", "ms-pl", "afl-3.0", "gemma", "llama2", "llama3"]
+    [
+        "apache-2.0",
+        "mit",
+        "openrail",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsd-3-clause-clear",
+        "cc",
+        "cc0-1.0",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-4.0",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "lgpl",
+        "lgpl-2.1",
+        "lgpl-3.0",
+        "agpl-3.0",
+        "mpl-2.0",
+        "isc",
+        "unlicense",
+        "wtfpl",
+        "artistic-2.0",
+        "ms-pl",
+        "afl-3.0",
+        "gemma",
+        "llama2",
+        "llama3",
+    ]
 )
 """Names that the hub knows; another license is ``other`` with its name beside it."""
 
@@ -39,7 +76,7 @@ def card_head(
     path = str((target.get("origin") or {}).get("path") or "")
     dataset = re.split("[:@]", path.removeprefix("hf:"))[0] if path.startswith("hf:") else None
     values = {} if chosen is None else {k: v for k, v in chosen.test.items() if v is not None and v == v}
-    shown = printable(str(target.get("name") or "target")).replace("\n", " ")
+    shown = _plain_name(str(target.get("name") or "target"))
     slug = re.sub(r"[^\w.-]+", "-", shown).strip("-") or "target"
     license = str(spec.get("license") or "").lower() or None
     known = license in LICENSES
@@ -53,7 +90,7 @@ def card_head(
         base_model=base_model,
         datasets=None if dataset is None else [dataset],
         metrics=sorted(values) or None,
-        model_name=printable(name) if values else None,
+        model_name=_plain_name(name) if values else None,
         eval_results=[
             EvalResult(
                 task_type=pipeline,
@@ -69,3 +106,8 @@ def card_head(
         **relation,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _plain_name(text: str) -> str:
+    """A name on one line, without what would begin markup."""
+    return " ".join(re.sub("[<>]", " ", printable(text)).split())
