@@ -289,6 +289,8 @@ class StoredRanking:
         caveats: those of the warnings that come with a code and numbers.
         prior: how the prior was made and what of the history entered, as plain JSON: method, weight,
             agreement on left-out targets, history (a snapshot), published; empty without a prior.
+        label_quality: of one class an item, what a linear probe says of the labels, as plain JSON: model, method, judged,
+            suspects, and items, the most doubtful first: name, split, label, predicted, probability, of_label.
         seconds: by stage.
         confirmation: how the fine-tuning stage went, as plain JSON: metric, tuning_log (the plan and what became
             of it), history (every training of every round), epsilon_best, advice, p_best, settled;
@@ -307,6 +309,7 @@ class StoredRanking:
     confirmation: Mapping[str, Any] = field(default_factory=dict)
     caveats: tuple[Caveat, ...] = ()
     prior: Mapping[str, Any] = field(default_factory=dict)
+    label_quality: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     loaded_target: Target | None = field(default=None, repr=False, compare=False)
     trusted: bool = field(default=False, repr=False, compare=False)

@@ -136,3 +136,8 @@ def printable(text: str) -> str:
     \\x1b[31mred
     """
     return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def inert(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula, which could send away what stands beside it."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

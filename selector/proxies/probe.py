@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import softmax
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import NotApplicable
@@ -65,25 +66,9 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     Raises:
         NotApplicable: fewer than two classes have rows in two folds.
     """
-    order, codes = features.canonical
-    order = order[np.argsort(features.folds[order], kind="stable")]
-    folds = features.folds[order]
-    basis = standardize(features.rows, order)
-    z, curvature = basis.own, basis.curvature
-    del basis
-    problem: _Problem | _Labels
-    if features.label_kind is LabelKind.CLASSES:
-        codes = codes[order]
-        rare = rows_without_training(codes, folds)
-        if len(np.unique(codes[~rare])) < 2:
-            raise NotApplicable("needs two classes with rows in two folds each")
-        problem = _Problem(z, curvature, codes, folds, rare, len(features.classes))
-    else:
-        problem = _Labels(z, curvature, features.labels[order].astype(np.float32), folds)
+    problem, order, tolerance = _cross_validation(features)
     grid = [s / features.width for s in STRENGTHS] if strengths is None else sorted(float(s) for s in strengths)
-    cells = z.size * features.label_data.num_columns
-    tolerance = next(value for size, value in _TOLERANCES if cells >= size)
-    with capped(min(z.shape)):
+    with capped(min(problem.z.shape)):
         solved, per_row = best_strength(problem.fits(), grid, problem.held_out, tolerance)
     strength, solution = solved.strength, solved.solution
     restored = np.empty_like(per_row)
@@ -98,6 +83,51 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
         each(lambda block: problem.without(blocks_of_rows == block, strength, solution), features.block_ids)
     )
     return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
+
+
+def out_of_fold(features: FeatureSet, strength: float | None = None) -> np.ndarray:
+    """(N, C) probabilities of the classes by the fold's regression that did not see the row, as ``probe`` fits it.
+
+    Args:
+        strength: the inverse penalty that ``probe`` found on these rows; searched for when not given.
+    Returns:
+        Columns in the order of ``features.classes``; NaN in rows whose class has no row outside their fold.
+    Raises:
+        NotApplicable: labels are not classes, or fewer than two have rows in two folds.
+    """
+    if features.label_kind is not LabelKind.CLASSES:
+        raise NotApplicable("needs one class a row")
+    problem, order, tolerance = _cross_validation(features)
+    assert isinstance(problem, _Problem)
+    with capped(min(problem.z.shape)):
+        if strength is None:
+            grid = [s / features.width for s in STRENGTHS]
+            solution = best_strength(problem.fits(), grid, problem.held_out, tolerance)[0].solution
+        else:
+            solution = problem.fits().solve(strength, tolerance).solution
+    column = np.empty(problem.classes, dtype=np.int64)  # of each class among those of the problem
+    column[features.labels] = features.canonical[1]
+    found = np.empty((len(features), problem.classes))
+    found[order] = problem.probabilities(solution)[:, column]
+    return found
+
+
+def _cross_validation(features: FeatureSet) -> tuple[_Problem | _Labels, np.ndarray, float]:
+    """The problem, the rows of the features in its order, and how exactly it is solved."""
+    order, codes = features.canonical
+    order = order[np.argsort(features.folds[order], kind="stable")]
+    folds = features.folds[order]
+    basis = standardize(features.rows, order)
+    z, curvature = basis.own, basis.curvature
+    cells = z.size * features.label_data.num_columns
+    tolerance = next(value for size, value in _TOLERANCES if cells >= size)
+    if features.label_kind is not LabelKind.CLASSES:
+        return _Labels(z, curvature, features.labels[order].astype(np.float32), folds), order, tolerance
+    codes = codes[order]
+    rare = rows_without_training(codes, folds)
+    if len(np.unique(codes[~rare])) < 2:
+        raise NotApplicable("needs two classes with rows in two folds each")
+    return _Problem(z, curvature, codes, folds, rare, len(features.classes)), order, tolerance
 
 
 class _Problem:
@@ -125,6 +155,14 @@ class _Problem:
             per_row[rows] = log_likelihood(self.z[rows], solution[:, f : f + 1], self.codes[rows])[0]
         per_row[self.rare] = self.guess
         return per_row
+
+    def probabilities(self, solution: np.ndarray) -> np.ndarray:
+        """(N, C) of every row under the fold that did not see it; NaN where that fold knows nothing of its class."""
+        found = np.empty((len(self.codes), self.classes))
+        for f, rows in enumerate(self.parts):
+            found[rows] = softmax(self.z[rows] @ solution[:, f], axis=1)
+        found[self.rare] = np.nan
+        return found
 
     def without(self, gone: np.ndarray, strength: float, solution: np.ndarray) -> float:
         """The value without some rows, at the strength found."""

@@ -151,7 +151,7 @@ def error_analysis(ranking: StoredRanking) -> ErrorAnalysis | None:
         lines = sorted((line for line in lines if line.items), key=lambda line: (line.f1, line.name))[:MOST_LINES]
     most = max((n for i, line in enumerate(lines) for j, n in enumerate(line.confusions) if i != j), default=0)
     confused = [(str(c["label"]), str(c["predicted"]), _items(c)) for c in tables.get("confused") or ()]
-    samples = [_sample(s) for s in kept.get("samples") or () if "group" not in s]
+    samples = [read_sample(s) for s in kept.get("samples") or () if "group" not in s]
     return ErrorAnalysis(
         name,
         measured.strategy,
@@ -228,7 +228,7 @@ def _lines(classes: Sequence[Mapping[str, Any]], confusion: Sequence[Sequence[in
     ]
 
 
-def _sample(sample: Mapping[str, Any]) -> Sample:
+def read_sample(sample: Mapping[str, Any]) -> Sample:
     if "begin" in sample:  # a sentence, told by its words
         labels, predicted = ([str(tag) for tag in sample[key]] for key in ("label", "predicted"))
         texts = [str(word) for word in sample.get("words") or [""] * len(labels)]

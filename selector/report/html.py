@@ -28,7 +28,7 @@ from selector.core.units import format_duration, printable
 from selector.report.adaptation import adaptation
 from selector.report.advice import advice
 from selector.report.compare import HEADERS, Comparison, table
-from selector.report.error_analysis import error_analysis
+from selector.report.error_analysis import error_analysis, read_sample
 from selector.report.figures import figures
 from selector.report.view import REDUCED, front_notes, groups, measured_by, table_view, tie, warnings
 from selector.results import Measurement, StoredRanking, showing
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 UNSET = "–"
+MOST_DOUBTED = 24  # labels that are shown; label-issues.csv has the others
 
 
 def write_report(ranking: StoredRanking, path: Path | None = None) -> Path:
@@ -81,6 +82,8 @@ def render_report(ranking: StoredRanking) -> str:
             measurements=measured,
             measured_by=measured_by(ranking),
             analysis=error_analysis(ranking),
+            quality=ranking.label_quality,
+            doubted=[read_sample(item) for item in ranking.label_quality.get("items", ())[:MOST_DOUBTED]],
             policy=policy_of(style, script),
             marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
             reduced=REDUCED if any(m.reduced for model in ranking for m in model.measurements) else "",

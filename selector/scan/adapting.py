@@ -21,6 +21,7 @@ from selector.core.contracts import UNLABELED, Target
 from selector.core.documents import plain
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.input_files import open_file, read_arrays
+from selector.core.units import inert
 from selector.report.labels import render_page
 from selector.report.ranking import Ranking
 from selector.results import BEST
@@ -190,17 +191,12 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    writer.writerows((_inert(name), "", value) for name, (value, _) in zip(names, chosen, strict=True))
+    writer.writerows((inert(name), "", value) for name, (value, _) in zip(names, chosen, strict=True))
     write_atomic(folder / QUESTIONS, text.getvalue().encode())
     shown = [{"id": value, "name": name, "index": i} for name, (value, i) in zip(names, chosen, strict=True)]
     page = render_page(ranking.target["name"], list(target.class_names), previewed(shown, target), HEADER)
     write_atomic(folder / PAGE, page.encode("utf-8", "backslashreplace"))
     return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), labeling.standing().rows(keys))
-
-
-def _inert(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula, which could send away what stands beside it."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def take(ranking: Ranking, answers: Path) -> int:
@@ -281,7 +277,7 @@ def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, 
                 f"{where}: expected the columns {', '.join(HEADER)}. Got {', '.join(map(str, row))}.", "answers"
             )
         label = (row["label"] or "").strip()
-        if label not in class_names and _inert(label[1:]) == label:
+        if label not in class_names and inert(label[1:]) == label:
             label = label[1:]
         if not label:
             continue

@@ -35,6 +35,7 @@ from selector.scan.checks import (
 from selector.scan.dataset_view import ordered, summarize
 from selector.scan.extraction import Extraction
 from selector.scan.fine_tuning import fine_tune, not_lost
+from selector.scan.label_quality import label_quality, write_label_issues
 from selector.scan.memory_fit import Room, with_fits
 from selector.scan.near_duplicates import leak_caveats
 from selector.scan.past import Knowledge, open_history, predicted
@@ -169,6 +170,8 @@ class TargetScan:
         if extraction.work.prepared.smallest_pixels is None:  # other processes decoded them, or other targets' scans
             self._open_pictures()
         found[:0] = leak_caveats(data, extraction.work.prepared.smallest_pixels, self._store)
+        results = ordered([candidate.result() for candidate in candidates])
+        leader = next((c for c in candidates if c.running and [c.spec.name] == [m.name for m in results[:1]]), None)
         ranking = Ranking(
             target=summarize(data),
             settings={
@@ -182,7 +185,7 @@ class TargetScan:
             versions=versions(),
             models=with_fits(
                 predicted(
-                    ordered([candidate.result() for candidate in candidates]),
+                    results,
                     data.fingerprint,
                     of_metric(self._knowledge.results, self._deciding),
                 ),
@@ -197,12 +200,15 @@ class TargetScan:
                 *(caveat.text for caveat in found),
             ),
             caveats=tuple(found),
+            label_quality={} if leader is None else label_quality(leader, extraction.rows(), self._store, config.seed),
             prior=plain(self._knowledge.record()),
             seconds={**extraction.seconds, **self._scoring.seconds, "total": time.perf_counter() - self._started},
             loaded_target=data,
             trusted=self._trusted,
         )
         with not_lost(ranking):
+            if self._folder is not None:
+                write_label_issues(self._folder, ranking.label_quality)
             if not self._confirming or self._folder is None:
                 return save_run(ranking, self._folder)
             # saved before the confirmation, so that a kill in it loses no table; a model of before stays until then
