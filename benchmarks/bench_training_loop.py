@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks.confirm_rows import OUT, environment, one_thread_count
 from benchmarks.rows import write_rows
 from selector.core.contracts import Preprocess
-from selector.modalities.image import augmented
+from selector.modalities.pixels.augmentation import augmented
 from selector.modalities.pixels.prepared import normalize
 from selector.tasks._learner import HeadLearner
 from selector.tuning.strategies._loop import CLIP, Feed, Settings, train

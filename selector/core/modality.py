@@ -185,13 +185,16 @@ class Modality(ABC):
     def described(self, preprocess: Any) -> str:
         """What a single item is and how it could be smaller, for the error of a memory that is too small."""
 
-    def augment(self, batch: Any, annotations: Sequence[Any], mirror: bool = True) -> tuple[Any, Sequence[Any]]:
+    def augment(
+        self, batch: Any, annotations: Sequence[Any], mirror: bool = True, level: str = "light"
+    ) -> tuple[Any, Sequence[Any]]:
         """A random variation of a batch, of which the annotations (an entry an item) know: geometry moves both.
 
         Drawn from torch's global generator, which a training loop seeds. The batch as it is where there is none.
 
         Args:
             mirror: whether mirror images are among the variations.
+            level: ``light``, ``standard`` or ``strong``: how far they go.
         """
         return batch, annotations
 

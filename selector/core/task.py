@@ -8,6 +8,7 @@ which one it is: rows reach the proxies through ``RowPlan``, a model is trained 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -207,6 +208,9 @@ class Task(ABC):
         class_noun: what ``class_names`` are, in the plural.
         proxies: what is computed when nothing is asked for, where that is not a matter of the label kind alone.
         members: proxies that make the combined score, by modality, where other ones than usual order its models better.
+        balances: ways to balance classes that differ in size, beside ``auto`` and ``none``.
+        smooths: its labels can be smoothed.
+        balance, label_smoothing: as ``configured``.
         adapts: it learns from one domain for another that has no labels: what was measured before of labeled targets
             does not tell of it, and what is measured is not comparable with that.
         reader: how rows are read off a network (``extract/readers``).
@@ -237,6 +241,10 @@ class Task(ABC):
     proxies: ClassVar[tuple[str, ...]] = ()
     members: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     adapts: ClassVar[bool] = False
+    balances: ClassVar[tuple[str, ...]] = ()
+    smooths: ClassVar[bool] = False
+    balance: str = "auto"
+    label_smoothing: float = 0.0
 
     @property
     def default_metric(self) -> str:
@@ -250,13 +258,20 @@ class Task(ABC):
     @property
     def address(self) -> str:
         """What names its trainings in a journal: two tasks that train differently differ in it."""
-        return self.name
+        return self.name + self.address_suffix
 
     def written_as(self, class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]:
         """The number that stands for each class in what the model gives."""
         return list(range(len(class_names)))
 
-    def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Task:
+    def configured(
+        self,
+        *,
+        decoder: str | None = None,
+        loss: str | None = None,
+        balance: str | None = None,
+        label_smoothing: float | None = None,
+    ) -> Self:
         """The task with options of its own.
 
         Raises:
@@ -266,7 +281,33 @@ class Task(ABC):
             raise ConfigError(f"the task '{self.name}' has no decoder (got '{decoder}'); leave decoder out.")
         if loss is not None:
             raise ConfigError(f"the task '{self.name}' has no choice of loss (got '{loss}'); leave loss out.")
-        return self
+        known = ("auto", "none", *self.balances) if self.balances else ("auto",)
+        if balance not in (None, *known):
+            raise ConfigError(f"the task '{self.name}' has no balance={balance!r}; expected {' or '.join(known)}.")
+        if label_smoothing and not self.smooths:
+            raise ConfigError(f"the task '{self.name}' has no label smoothing (got {label_smoothing}); leave it out.")
+        other = copy.copy(self)
+        other.balance = balance or self.balance
+        other.label_smoothing = self.label_smoothing if label_smoothing is None else label_smoothing
+        return other
+
+    @property
+    def address_suffix(self) -> str:
+        """Tell ``balance`` and ``label_smoothing`` apart in ``address`` where they are not the default; begins with a blank."""
+        balance = "" if self.balance == "auto" else f" balance {self.balance}"
+        return balance + (f" smoothing {self.label_smoothing:g}" if self.label_smoothing else "")
+
+    def sampling_weights(self, target: Target, items: np.ndarray) -> np.ndarray | None:
+        """Probability that each training item is drawn, (N,) float64 with sum 1; None where each is drawn once per epoch.
+
+        With ``balance="sampling"`` all ``strata`` are drawn equally often.
+        """
+        strata = None if self.balance != "sampling" else self.strata(target)
+        if strata is None:
+            return None
+        _, place, counts = np.unique(strata[items], return_inverse=True, return_counts=True)
+        weights: np.ndarray = 1.0 / counts[place] / len(counts)
+        return weights
 
     def decoders_for(self, encoder: Encoder, named: Sequence[str]) -> Sequence[str]:
         """Those of the named decoders that can be compared on an encoder, none for its usual way."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import field_validator
 
 from selector.core.errors import OptionError
@@ -45,6 +47,22 @@ class TrainingOptions(CallOptions):
         None, "Loss of a regression: mse (default) or huber, which is less sensitive to outliers.", panel=CONFIRM,
         needs=(LABELS,),
     )  # fmt: skip
+    augment: Literal["none", "light", "standard", "strong"] = option(
+        "light", "Augmentation of training images: none, light (crop, mirror; default), standard or strong.", panel=CONFIRM,
+        needs=(LABELS, NETWORKS, IMAGES),
+    )  # fmt: skip
+    balance: Literal["auto", "none", "weights", "sampling"] = option(
+        "auto", "Balancing of classes that differ in size: auto (loss weights above 3:1, default), none, weights or sampling.",
+        panel=CONFIRM, needs=(LABELS, NETWORKS),
+    )  # fmt: skip
+    label_smoothing: float = option(
+        0.0, "Share of each label that is spread over all classes, below 1 (default: 0).", ge=0, panel=CONFIRM,
+        needs=(LABELS, NETWORKS),
+    )  # fmt: skip
+    averaging: Literal["none", "ema", "last"] = option(
+        "none", "Averaging of weights over training steps: none (default), ema (exponential) or last (the last quarter).",
+        panel=CONFIRM, needs=(LABELS, NETWORKS),
+    )  # fmt: skip
     metric: str | None = option(
         None, "Metric that decides between fine-tuned models (default: the task's own).", panel=CONFIRM, needs=(LABELS,)
     )
@@ -63,6 +81,13 @@ class TrainingOptions(CallOptions):
         if not named:
             raise OptionError("strategies names none; give at least one, such as frozen.", "strategies")
         return named
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _a_share(cls, value: float) -> float:
+        if not value < 1:
+            raise OptionError(f"label_smoothing must be a number in the range [0, 1). Got {value}.", "label_smoothing")
+        return value
 
     @field_validator("decoder")
     @classmethod

@@ -121,7 +121,7 @@ def _bench(extraction: Extraction, task: Adaptation, by_name: Mapping[str, Model
         Journal(extraction.store.trainings_folder, task.stats_type),
         device_of(extraction.settings["device"]),
         task.batch_size,
-        augment=True,
+        augment="light",
         features_for=lambda name, indices: extraction.features(by_name[name], indices),
         notify=extraction.notify,
         given_up=extraction.given_up,

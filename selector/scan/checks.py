@@ -36,6 +36,9 @@ from selector.zoo.trust import runs_code
 
 log = logging.getLogger(__name__)
 
+_OF_STEPS = ("augment", "balance", "label_smoothing", "averaging")
+"""Options that only a training by gradient steps reads."""
+
 
 def check_names(config: ScanConfig) -> tuple[list[ProxyLike], list[str]]:
     """The proxies and their names; every name of the call is known.
@@ -104,6 +107,12 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
             "process. Leave it out.",
             "engine",
         )
+    frozen = set(config.strategies) == {"frozen"} and task is not None and not reads_maps(target)
+    if frozen and (idle := next((name for name in config.given() if name in _OF_STEPS), None)):
+        raise OptionError(
+            f"{idle} has no effect with strategies='frozen', which solves a head on stored features. Add a strategy, or "
+            "leave it out.", idle, "strategies",
+        )  # fmt: skip
     _check_adaptation(config, task)
     known = [] if task is None else list(task.metrics)
     if config.metric is not None and task is not None and config.metric not in known:
@@ -115,7 +124,7 @@ def check_for_target(config: ScanConfig | ConfirmConfig, target: Target) -> None
     if task is not None:
         for name in config.decoders:
             task.configured(decoder=name)  # raises, with the nearest known one
-        task.configured(loss=config.loss)
+        task.configured(loss=config.loss, balance=config.balance, label_smoothing=config.label_smoothing)
 
 
 def _lacking(target: Target, task: Task | None) -> dict[str, str]:

@@ -56,7 +56,12 @@ def confirm_leading(
     assert folder is not None
     target = extraction.target
     decoders = config.decoders
-    task = tasks.task_of(target).configured(decoder=decoders[0] if decoders else None, loss=config.loss)
+    task = tasks.task_of(target).configured(
+        decoder=decoders[0] if decoders else None,
+        loss=config.loss,
+        balance=config.balance,
+        label_smoothing=config.label_smoothing,
+    )
 
     def candidates(some: Sequence[ModelSpec]) -> list[TuningCandidate]:
         return [
@@ -88,6 +93,8 @@ def confirm_leading(
         metric=config.metric,
         rates=_rates_before(ranking) if config.models is not None else {},
         resolution=config.resolution,
+        augment=config.augment,
+        averaging=config.averaging,
         refit=config.refit,
         device=extraction.settings["device"],
         seed=config.seed or 0,

@@ -40,20 +40,36 @@ def checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return logits, labels
 
 
-def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray | None:
+def class_weights(labels: np.ndarray, num_classes: int, *, always: bool = False) -> np.ndarray | None:
     """float32 (C,) with mean 1 over the rows, or None while the classes are of similar size.
 
     The root of inverse frequency rather than the inverse: full balancing gives a handful of images
     gradients that a fine-tuned network memorizes. A class without rows weighs 0.
     """
-    return weights_of_counts(np.bincount(labels, minlength=num_classes))
+    return weights_of_counts(np.bincount(labels, minlength=num_classes), always=always)
 
 
-def weights_of_counts(counts: np.ndarray) -> np.ndarray | None:
+def balanced_note(counts: np.ndarray, balance: str) -> list[str]:
+    """A sentence where classes of these sizes are balanced; none where they are alike or left as they are.
+
+    >>> balanced_note(np.array([80, 10]), "auto")
+    ['classes differ in size by a factor of 8: the loss is weighted by class (--balance none: all items count alike).']
+    """
+    present = counts[counts > 0]
+    if balance == "none" or len(present) < 2 or (balance == "auto" and present.max() / present.min() <= IMBALANCE):
+        return []
+    how = "items are drawn by class" if balance == "sampling" else "the loss is weighted by class"
+    return [
+        f"classes differ in size by a factor of {present.max() / present.min():.0f}: {how} (--balance none: all items count "
+        "alike)."
+    ]
+
+
+def weights_of_counts(counts: np.ndarray, *, always: bool = False) -> np.ndarray | None:
     """Likewise, of how many rows (or pixels) each class has, (C,)."""
     counts = np.asarray(counts, dtype=np.float64)
     present = counts > 0
-    if present.sum() < 2 or counts.max() / counts[present].min() <= IMBALANCE:
+    if present.sum() < 2 or (not always and counts.max() / counts[present].min() <= IMBALANCE):
         return None
     weights = np.where(present, 1.0 / np.sqrt(np.maximum(counts, 1.0)), 0.0)
     weights /= (weights * counts).sum() / counts.sum()

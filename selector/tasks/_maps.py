@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -41,26 +40,25 @@ class MapTask(Task):
     decoder_noun: ClassVar[str] = "decoder"
     lacking: ClassVar[str]
 
-    def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Self:
+    def configured(self, *, decoder: str | None = None, loss: str | None = None, **options: Any) -> Self:
         """The task with another decoder.
 
         Raises:
             ConfigError: there is no such decoder.
         """
-        super().configured(loss=loss)
+        other = super().configured(loss=loss, **options)
         if decoder is not None and decoder not in self.decoders:
             raise ConfigError(
                 f"unknown {self.decoder_noun} '{decoder}'{did_you_mean(decoder, self.decoders) or '.'} "
                 f"Known: {', '.join(self.decoders)}."
             )
-        other = copy.copy(self)
         other.decoder = decoder or self.decoder
         return other
 
     @property
     def address(self) -> str:
         """With the decoder, where it is not the usual one."""
-        return self.name if self.decoder == self.decoders[0] else f"{self.name} {self.decoder}"
+        return (self.name if self.decoder == self.decoders[0] else f"{self.name} {self.decoder}") + self.address_suffix
 
     @abstractmethod
     def shows(self, target: Target, items: np.ndarray) -> np.ndarray:

@@ -56,6 +56,8 @@ class Adaptation(Classification):
     proxies = ("target-accuracy", "pas", "a-distance", "mmd", "coral-distance", "label-shift", "probe")
     members: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # the score is of the target: ``ACROSS_DOMAINS``
     adapts = True
+    balances = ()
+    smooths = False
     reads_tables = False
 
     def accepts(self, table: Table) -> str | None:

@@ -17,6 +17,7 @@ from selector.tasks._classes import (
     absent_classes,
     auroc,
     balanced_accuracy,
+    balanced_note,
     calibration_error,
     checked,
     class_weights,
@@ -162,14 +163,17 @@ class Classification(ClassificationReading, ClassTask):
         "text": ("logme", "lda", "gbc")  # measured: docs/benchmarks/text-classification.md
     }
     stats_type: ClassVar[type[ClassificationStats]] = ClassificationStats
+    balances: ClassVar[tuple[str, ...]] = ("weights", "sampling")
+    smooths = True
 
     def strata(self, target: Target) -> np.ndarray | None:
         """The classes."""
         return self.labels(target.labels)
 
     def notes(self, target: Target) -> list[str]:
-        """Classes that a split lacks."""
-        return absent_classes(target)
+        """Classes that a split lacks, and how those that differ in size are balanced."""
+        counts = np.bincount(self.labels(target.labels_of(target.indices("train"))))
+        return [*absent_classes(target), *(balanced_note(counts, self.balance) if self.balances else [])]
 
     def criterion(self, target: Target) -> Callable[..., Any]:
         """Cross-entropy; weighted by (a root of) inverse frequency where classes differ a lot in size."""
@@ -177,12 +181,17 @@ class Classification(ClassificationReading, ClassTask):
         from torch.nn import functional
 
         train = self.labels(target.labels_of(target.indices("train")))
-        weights = class_weights(train, self.num_outputs(target))
+        weights = class_weights(train, self.num_outputs(target), always=self.balance == "weights")
+        if self.balance in ("none", "sampling"):
+            weights = None
         weight = None if weights is None else torch.from_numpy(weights)
 
         def cross_entropy(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return functional.cross_entropy(
-                outputs, labels, weight=None if weight is None else weight.to(outputs.device)
+                outputs,
+                labels,
+                weight=None if weight is None else weight.to(outputs.device),
+                label_smoothing=self.label_smoothing,
             )
 
         return cross_entropy

@@ -84,27 +84,42 @@ class Multilabel(MultilabelReading, LinearTask):
     metrics = METRICS
     stats_type: ClassVar[type[MultilabelStats]] = MultilabelStats
     tie_breaker = "log_loss"
+    balances = ("weights",)
+    smooths = True
 
     @property
     def address(self) -> str:
         """2: the F1 of validation is that of the thresholds that are chosen there."""
-        return f"{self.name} 2"
+        return f"{self.name} 2{self.address_suffix}"
 
     def labels(self, annotations: np.ndarray) -> np.ndarray:
         """0, 1, or NaN where unknown."""
         return annotations.astype(np.float32)
+
+    def notes(self, target: Target) -> list[str]:
+        """How much more a rare label weighs."""
+        most = positive_weights(self.labels(target.labels_of(target.indices("train")))).max()
+        if self.balance == "none" or most <= 1:
+            return []
+        return [
+            f"items with a rare label weigh up to {most:.1f} times as much in the loss (--balance none: all alike)."
+        ]
 
     def criterion(self, target: Target) -> Callable[..., Any]:
         """Binary cross-entropy over known entries; positives weigh (a root of) negatives over positives in train."""
         import torch
         from torch.nn import functional
 
+        smoothing = self.label_smoothing
         weight = torch.from_numpy(positive_weights(self.labels(target.labels_of(target.indices("train")))))
+        if self.balance == "none":
+            weight = torch.ones_like(weight)
 
         def cross_entropy(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             known = ~labels.isnan()
+            wanted = labels.nan_to_num() * (1 - smoothing) + smoothing / 2
             losses = functional.binary_cross_entropy_with_logits(
-                outputs, labels.nan_to_num(), pos_weight=weight.to(outputs.device), reduction="none"
+                outputs, wanted, pos_weight=weight.to(outputs.device), reduction="none"
             )
             return (losses * known).sum() / known.sum().clamp(min=1)
 

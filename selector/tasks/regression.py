@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -92,18 +91,17 @@ class Regression(RegressionReading, LinearTask):
 
     loss: str = "mse"
 
-    def configured(self, *, decoder: str | None = None, loss: str | None = None) -> Self:
+    def configured(self, *, decoder: str | None = None, loss: str | None = None, **options: Any) -> Self:
         """The task with another loss.
 
         Raises:
             ConfigError: there is no such loss, or a decoder is named.
         """
-        super().configured(decoder=decoder)
+        other = super().configured(decoder=decoder, **options)
         if loss not in (None, *LOSSES):
             raise ConfigError(
                 f"unknown loss '{loss}'{did_you_mean(str(loss), LOSSES) or '.'} Known: {', '.join(LOSSES)}."
             )
-        other = copy.copy(self)
         other.loss = loss or self.loss
         return other
 

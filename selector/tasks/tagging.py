@@ -269,6 +269,7 @@ class Tagging(TaggingReading, ClassTask):
 
     name = "tagging"
     facet = "label"
+    smooths = True
     of_words = True
     stats_type: ClassVar[type[TaggingStats]] = TaggingStats
     prediction_type = TaggedText
@@ -312,9 +313,11 @@ class Tagging(TaggingReading, ClassTask):
 
     def criterion(self, target: Target) -> Callable[..., Any]:
         """Cross-entropy, every word alike: most words are O in the data that a tagger meets as well."""
+        from functools import partial
+
         from torch.nn import functional
 
-        return functional.cross_entropy
+        return partial(functional.cross_entropy, label_smoothing=self.label_smoothing)
 
     def judged(
         self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None

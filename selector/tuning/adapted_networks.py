@@ -44,7 +44,7 @@ def started(bench: Workbench, candidate: TuningCandidate) -> Loaded:
     settle_precision(bench, loaded)
     solve(bench, loaded, math.inf)
     prepare_start(bench, loaded)
-    loaded.mirror = not bench.augment or mirrored_alike(bench, loaded)
+    loaded.mirror = bench.augment == "none" or mirrored_alike(bench, loaded)
     return loaded
 
 
@@ -104,7 +104,7 @@ def network_outputs(
     weight, bias = (part.detach().float().cpu().numpy() for part in (head.weight, head.bias))
     facts = {
         "steps": float(record.facts["steps"]), "learning_rate": trial.rate,
-        **({"mirror_images": float(loaded.mirror)} if bench.augment else {}),
+        **({"mirror_images": float(loaded.mirror)} if bench.augment != "none" else {}),
     }  # fmt: skip
     cut = "; ".join(record.facts["notes"]) if record.facts["steps"] < steps else ""
     return module, AdaptedHead(weight, bias, facts, note=cut), outputs, features

@@ -128,6 +128,7 @@ class Kit:
     def __getstate__(self) -> dict[str, Any]:
         assert self._bench is not None
         made = {"task": self._bench.task, "batch_size": self._bench.batch_size, "augment": self._bench.augment}
+        made["averaging"] = self._bench.averaging
         state = {name: value for name, value in vars(self).items() if name not in ("_bench", "_candidates", "loaded")}
         return {**state, "_mark": self._bench.journal.mark(), "made": made}
 
@@ -149,6 +150,7 @@ class Kit:
                 device_of(self._device),
                 made["batch_size"],
                 made["augment"],
+                made["averaging"],
                 notify=report,
             )
         return self._bench

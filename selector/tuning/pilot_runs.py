@@ -119,7 +119,7 @@ def pilot_runs(
     Cost: at most ``share`` times the extraction a model, and the loading of it.
     """
     bench = Workbench(
-        target, task, pixels_for, Journal(folder, task.stats_type), device_of(device), BATCH, augment=False,
+        target, task, pixels_for, Journal(folder, task.stats_type), device_of(device), BATCH, augment="none",
         features_for=features_for, notify=progress or no_progress, given_up=given_up or {},
     )  # fmt: skip
     metric = metric or task.default_metric

@@ -52,7 +52,8 @@ def run_fine_tuning(
     resolution: int | None = None,
     device: str = "auto",
     seed: int = 0,
-    augment: bool = True,
+    augment: str = "light",
+    averaging: str = "none",
     batch_size: int | None = None,
     repeats: int = 2,
     refit: bool = True,
@@ -83,7 +84,7 @@ def run_fine_tuning(
         rates: learning rates that are tried first, by ``model strategy``: those of earlier trainings.
         resolution: short side in pixels to train at; None for the native one, reduced only when the
             budget needs it. Metrics at a reduced resolution are marked.
-        augment: light augmentation of the training images.
+        augment, averaging: of the training images, and of the weights over the steps; see ``selector.options.training``.
         batch_size: items a step, equal for all; the task's own when not given.
         repeats: further seeds for the two leading configurations, when time is left.
         refit: solve the head of a frozen model that is saved again on train and validation items, from cached features.
@@ -116,7 +117,8 @@ def run_fine_tuning(
         "resolution": resolution,
         "device": device,
         "seed": seed,
-        "augment": augment,
+        "augment": {"none": False, "light": True}.get(augment, augment),
+        **({} if averaging == "none" else {"averaging": averaging}),
         "batch_size": batch_size,
         "repeats": repeats,
         "refit": refit,
@@ -130,6 +132,7 @@ def run_fine_tuning(
         device_of(device),
         batch_size,
         augment,
+        averaging,
         features_for,
         progress or no_progress,
         now,

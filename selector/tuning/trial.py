@@ -23,7 +23,7 @@ from selector.run.executor import InProcess
 from selector.tuning import strategies
 from selector.tuning.journal import Record
 from selector.tuning.loading import build
-from selector.tuning.strategies._loop import Optimizer, Settings, train
+from selector.tuning.strategies._loop import Averaging, Optimizer, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.weights import save_weights
 from selector.tuning.workbench import STEPS, VALIDATION, Loaded, Workbench
@@ -83,10 +83,19 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
             "seed": trial.seed,
             "steps": steps,
             "batch_size": bench.batch_size,
-            "augment": bench.augment if loaded.mirror else "without mirror images",
+            "augment": augmentation_of(bench, loaded),
+            **({} if bench.averaging == "none" else {"averaging": bench.averaging}),
             "optimizer": optimizer_of(loaded, trial.strategy),
         }
     )
+
+
+def augmentation_of(bench: Workbench, loaded: Loaded) -> bool | str:
+    """What a training's augmentation is called in its address."""
+    level = {"none": False, "light": True}.get(bench.augment, bench.augment)
+    if loaded.mirror or not level:
+        return level
+    return "without mirror images" if level is True else f"{level} without mirror images"
 
 
 def module_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> nn.Module:
@@ -147,6 +156,7 @@ def settings_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> S
         seed=trial.seed,
         bf16=loaded.bf16,
         device=bench.device,
+        averaging=cast(Averaging, bench.averaging),
         weight_decay=1e-4 if optimizer == "sgd" else 0.05,
     )
 
@@ -175,7 +185,7 @@ def _train(
     fit = train(
         module,
         groups,
-        bench.feed(loaded.preprocess, augment=bench.augment, mirror=loaded.mirror),
+        bench.feed(loaded.preprocess, augment=True, mirror=loaded.mirror),
         bench.indices["train"],
         settings,
         checkpoint=bench.journal.checkpoint(key),

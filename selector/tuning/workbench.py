@@ -87,7 +87,8 @@ class Loaded:
 class Workbench:
     """What all trials share.
 
-    By split ``indices`` of the items. ``batch_size`` (items) is the same for every candidate.
+    By split ``indices`` of the items. ``augment`` and ``averaging`` are options of a run.
+    ``batch_size`` (items) is the same for every candidate.
     """
 
     target: Target
@@ -96,7 +97,8 @@ class Workbench:
     journal: Journal
     device: str
     batch_size: int
-    augment: bool
+    augment: str
+    averaging: str = "none"
     features_for: Callable[[str, np.ndarray], np.ndarray] | None = None
     notify: ProgressCallback = lambda _: None
     now: Callable[[], float] = time.perf_counter
@@ -184,17 +186,23 @@ class Workbench:
         return plan, np.concatenate(found) if done and found else None
 
     def feed(self, preprocess: AnyPreprocess, *, augment: bool = False, mirror: bool = True) -> Feed:
-        """The items of the target, prepared so; training batches with their annotations."""
+        """The items of the target, prepared for a model; training batches with their annotations.
+
+        Args:
+            augment: augment the items and draw them as the task balances classes, for training.
+            mirror: whether augmentation includes mirror images.
+        """
         return Feed(
             self.pixels_for(preprocess),
             self.normalize(preprocess),
             lambda items: self.task.annotations(self.target, items),
-            partial(self._augmented, mirror=mirror) if augment else None,
+            partial(self._augmented, mirror=mirror) if augment and self.augment != "none" else None,
             self.target.indices(UNLABELED),
+            self.task.sampling_weights(self.target, self.indices["train"]) if augment else None,
         )
 
     def _augmented(self, batch: Any, annotations: Sequence[Any], mirror: bool) -> tuple[Any, Sequence[Any]]:
-        return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations, mirror))
+        return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations, mirror, self.augment))
 
     @contextlib.contextmanager
     def working_on(self, candidate: TuningCandidate) -> Iterator[None]:

@@ -37,7 +37,8 @@ GIVEN: dict[str, Any] = {
     "zoo": "zoo.yaml", "models": "a*", "tags": "cnn", "layers": "last", "pooling": "avg", "prune": "always",
     "precision": "float32", "backend": "eager", "max_params": "3M", "max_latency": "1s", "max_memory": "1GB", "license": "mit",
     "measure_cost": "always", "scan_budget": "50%", "isolate": "on", "model_timeout": "1m", "model_memory": "1GB",
-    "pilot_cost": 2.0, "budget": "1m", "strategies": "frozen", "resolution": 32, "decoder": "fcn", "loss": "huber",
+    "pilot_cost": 2.0, "budget": "1m", "strategies": "frozen", "resolution": 32,
+    "augment": "strong", "balance": "none", "label_smoothing": 0.1, "averaging": "ema", "decoder": "fcn", "loss": "huber",
     "metric": "macro_f1", "refit": False, "max_steps": 3, "max_pixels": "5M", "on_invalid": "raise", "engine": "processes", "history": "h.sqlite",
 }  # fmt: skip
 
@@ -130,6 +131,32 @@ def test_an_option_is_read_or_refused(
         if name not in refused.value.names:
             untold.append(name)
     assert not untold
+
+
+@pytest.mark.parametrize("name", ["augment", "balance", "label_smoothing", "averaging"])
+def test_options_of_gradient_steps_do_nothing_for_frozen_models(name: str, tmp_path: Path) -> None:
+    zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
+    asked = {"zoo": zoo, "confirm": True, "store": tmp_path / "s", "out": tmp_path / "run", "strategies": "frozen"}
+    with pytest.raises(OptionError, match="has no effect with strategies='frozen'") as refused:
+        selector.rank(images(0), **asked, **{name: GIVEN[name]})
+    assert refused.value.names == (name, "strategies")
+
+
+def test_training_options_change_the_training_and_are_recorded(tmp_path: Path) -> None:
+    zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
+    pictures, labels = images(0, 60)
+    kept = np.flatnonzero((labels == 0) | (np.arange(60) % 10 == 1))
+    asked: dict[str, Any] = {"zoo": zoo, "confirm": True, "store": tmp_path / "s", "strategies": "full", "max_steps": 2}
+    found = {}
+    changed = {"augment": "strong", "balance": "sampling", "label_smoothing": 0.1, "averaging": "ema"}
+    for name, options in {"default": {}, "changed": changed}.items():
+        ranking = selector.rank((pictures[kept], labels[kept]), **asked, out=tmp_path / name, history=False, **options)
+        found[name] = ranking
+    assert any("the loss is weighted by class" in note for note in found["default"].warnings)
+    assert any("items are drawn by class" in note for note in found["changed"].warnings)
+    assert found["changed"].settings["confirm"].items() >= changed.items()
+    losses = [ranking["a"].measurements[-1].val["log_loss"] for ranking in found.values()]
+    assert losses[0] != losses[1]
 
 
 DATA: dict[str, Any] = {

@@ -274,3 +274,73 @@ def test_the_outcome_of_a_thousand_classes_stays_small() -> None:
     assert len(found["confused"]) == 30
     assert len(found["samples"]) == 12
     assert len(json.dumps(found)) < 40_000
+
+
+# ---------------------------------------------------------------------------- balance and smoothing
+
+
+def loss_of(labels: np.ndarray, **options: Any) -> tuple[float, torch.Tensor, torch.Tensor]:
+    logits, _ = sample(len(labels), 3)
+    outputs, known = torch.from_numpy(logits), torch.from_numpy(labels)
+    return float(Classification().configured(**options).criterion(target(labels, 3))(outputs, known)), outputs, known
+
+
+def test_balance_chooses_the_weights_of_the_loss() -> None:
+    uneven = np.array([0] * 40 + [1] * 10 + [2] * 5)
+    plain, outputs, known = loss_of(uneven, balance="none")
+    assert plain == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, known)))
+    weights = class_weights(uneven, 3)
+    assert weights is not None
+    weighted = float(torch.nn.functional.cross_entropy(outputs, known, torch.from_numpy(weights)))
+    assert loss_of(uneven)[0] == loss_of(uneven, balance="weights")[0] == pytest.approx(weighted)
+    assert loss_of(uneven, balance="sampling")[0] == pytest.approx(plain)  # drawn evenly, so not weighted as well
+    nearly = np.array([0] * 20 + [1] * 15 + [2] * 10)
+    assert loss_of(nearly)[0] == loss_of(nearly, balance="none")[0] != loss_of(nearly, balance="weights")[0]
+
+
+def test_smoothing_spreads_a_share_of_each_label() -> None:
+    labels = np.array([0, 1, 2] * 5)
+    found, outputs, known = loss_of(labels, label_smoothing=0.3)
+    wanted = 0.7 * torch.nn.functional.one_hot(known, 3) + 0.1
+    assert found == pytest.approx(float(-(wanted * outputs.log_softmax(1)).sum(1).mean()), rel=1e-5)
+
+
+def test_items_are_drawn_evenly_by_class_where_asked() -> None:
+    uneven = target(np.array([0] * 40 + [1] * 10 + [2] * 5), 3)
+    items = uneven.indices("train")
+    assert task.sampling_weights(uneven, items) is None
+    weights = task.configured(balance="sampling").sampling_weights(uneven, items)
+    assert weights is not None
+    assert weights.sum() == pytest.approx(1)
+    np.testing.assert_allclose([weights[uneven.labels == c].sum() for c in range(3)], 1 / 3)
+
+
+def test_options_of_the_loss_are_in_the_address_and_the_notes() -> None:
+    changed = task.configured(balance="none", label_smoothing=0.1)
+    assert len({task.address, changed.address, task.configured(balance="sampling").address}) == 3
+    assert task.configured(balance="auto", label_smoothing=0.0).address == task.address
+    uneven = target(np.array([0] * 40 + [1] * 5), 2)
+    assert any("factor of 8: the loss is weighted by class" in note for note in task.notes(uneven))
+    assert any("drawn by class" in note for note in task.configured(balance="sampling").notes(uneven))
+    assert not any("factor" in note for note in task.configured(balance="none").notes(uneven))
+
+
+@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("balance", ["auto", "none", "weights", "sampling"])
+def test_a_task_balances_as_it_declares_or_refuses(name: str, balance: str) -> None:
+    kind = registry.get(name)
+    if balance == "auto" or (kind.balances and balance in ("none", *kind.balances)):
+        assert kind.configured(balance=balance).balance == balance
+    else:
+        with pytest.raises(ConfigError, match=f"the task '{name}' has no balance="):
+            kind.configured(balance=balance)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_task_smooths_labels_or_refuses(name: str) -> None:
+    kind = registry.get(name)
+    if kind.smooths:
+        assert kind.configured(label_smoothing=0.1).address.endswith(" smoothing 0.1")
+    else:
+        with pytest.raises(ConfigError, match=f"the task '{name}' has no label smoothing"):
+            kind.configured(label_smoothing=0.1)

@@ -21,7 +21,7 @@ from selector.core.contracts import LabelKind, Target
 from selector.core.errors import ConfigError
 from selector.core.task import NotFinite
 from selector.data import load_target
-from selector.modalities.image import augmented
+from selector.modalities.pixels.augmentation import augmented
 from selector.tasks import registry, task_of
 from selector.tasks.detection import BACKGROUND, DetectionStats, stats_of
 from selector.tasks.detection.box_rows import offsets, rows_of

@@ -31,7 +31,7 @@ from selector.deploy import export_onnx, load_model, save_model
 from selector.extract.inputs import ready
 from selector.extract.row_readers import Outputs
 from selector.extract.row_readers import registry as readers
-from selector.modalities.image import augmented
+from selector.modalities.pixels.augmentation import augmented
 from selector.modalities.pixels.transform import prepare
 from selector.sources import registry as registry_of_sources
 from selector.tasks import registry, task_of

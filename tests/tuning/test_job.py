@@ -249,7 +249,7 @@ def _field(tmp_path: Path, inline: Inline) -> Field:
 
 def _bench(folder: Path) -> Workbench:
     target = small_target()
-    return Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, augment=False)
+    return Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, augment="none")
 
 
 def test_rivals_are_trained_on_workers_as_long_as_the_leader(

@@ -170,7 +170,7 @@ def test_a_model_that_fails_is_a_failed_trial_beside_the_others(tmp_path: Path) 
     assert "the disk is gone" in found[0].reason
 
 
-def test_items_are_drawn_by_the_seed() -> None:
+def test_items_are_sampling_weights_the_seed() -> None:
     items = np.arange(100, 150)
     assert (draw(items, 10, 0) == draw(items, 10, 0)).all()
     assert set(draw(items, 10, 0)) != set(draw(items, 10, 1))

@@ -17,7 +17,7 @@ from selector.core.stats import Metric
 from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
-from selector.tasks._classes import weights_of_counts
+from selector.tasks._classes import balanced_note, weights_of_counts
 from selector.tasks._maps import MapTask, rounded, telling
 from selector.tasks.segmentation.mask_predictions import (
     SegmentedImage,
@@ -150,6 +150,8 @@ class Segmentation(SegmentationReading, MapTask):
     """
 
     name = "segmentation"
+    balances = ("weights",)
+    smooths = True
     metrics = METRICS
     stats_type: ClassVar[type[SegmentationStats]] = SegmentationStats
     prediction_type = SegmentedImage
@@ -236,8 +238,14 @@ class Segmentation(SegmentationReading, MapTask):
         if init is not None and isinstance(network.decoder, Linear):
             network.decoder.start_from(init["weight"], init["bias"], init["scale"])
         masks = _masks(target)
-        weights = weights_of_counts(masks.pixels[target.indices("train")].sum(axis=0))
-        return SegmentationLearner(network, classes, weights, masks.ignore_index)
+        pixels = masks.pixels[target.indices("train")].sum(axis=0)
+        weights = None if self.balance == "none" else weights_of_counts(pixels, always=self.balance == "weights")
+        return SegmentationLearner(network, classes, weights, masks.ignore_index, self.label_smoothing)
+
+    def notes(self, target: Target) -> list[str]:
+        """See ``MapTask``; and how classes of few pixels are balanced."""
+        pixels = _masks(target).pixels[target.indices("train")].sum(axis=0)
+        return [*super().notes(target), *balanced_note(pixels, self.balance)]
 
     def network(self, maps: nn.Module, outputs: int) -> SegmentationNetwork:
         """See ``MapTask``."""

@@ -108,13 +108,21 @@ class SegmentationLearner(nn.Module):
         classes: K.
         weights: (K,) of the classes, or None.
         ignore: value of a mask that is no class.
+        smoothing: share of each label that is spread over all classes.
     """
 
-    def __init__(self, network: SegmentationNetwork, classes: int, weights: np.ndarray | None, ignore: int) -> None:
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        classes: int,
+        weights: np.ndarray | None,
+        ignore: int,
+        smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         self.network = network
         self.new = ("network.decoder",)
-        self._classes, self._ignore = classes, ignore
+        self._classes, self._ignore, self._smoothing = classes, ignore, smoothing
         self._weights = torch.ones(classes) if weights is None else torch.from_numpy(weights)
 
     def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
@@ -125,7 +133,9 @@ class SegmentationLearner(nn.Module):
         weights = self._weights.to(outputs.device)
         with torch.autocast(outputs.device.type, enabled=False):
             logits = _resized(outputs.float(), size)
-            total = functional.cross_entropy(logits, masks, weights, ignore_index=self._ignore, reduction="sum")
+            total = functional.cross_entropy(
+                logits, masks, weights, ignore_index=self._ignore, reduction="sum", label_smoothing=self._smoothing
+            )
             known = masks[masks != self._ignore]
             return total / weights[known].sum().clamp(min=1e-6)
 

@@ -29,6 +29,7 @@ from selector.core.task import Learner
 from selector.core.units import format_size
 from selector.extract.cost import module_bytes, peak_memory
 from selector.extract.memory import is_out_of_memory
+from selector.tuning.strategies._averaging import WeightAverage
 from selector.tuning.strategies._parts import Group
 from selector.tuning.weights import read_checkpoint, write_checkpoint
 
@@ -44,6 +45,7 @@ LEAST_COOL_DOWN = 3  # steps
 _MEASURED = 2  # items whose gradients tell what each takes; one alone has no variance to normalize by
 
 Optimizer = Literal["sgd", "adamw"]
+Averaging = Literal["none", "ema", "last"]
 Moving = Sequence[tuple[float, list[tuple[str, nn.Parameter]]]]
 """Parameters that are trained, by their share of the rate."""
 Annotated = Callable[[np.ndarray], Sequence[Any]]
@@ -88,6 +90,7 @@ class Feed:
         annotations: see ``Annotated``; None where nothing is learned from them.
         augment: of training batches; None leaves them as they are.
         unlabeled: positions of items of another domain, for learners that look at them (``adapts``).
+        sampling_weights: (N,) with what weight each training item is drawn; None where each is drawn once an epoch.
     """
 
     inputs: PixelBatches
@@ -95,6 +98,7 @@ class Feed:
     annotations: Annotated | None = None
     augment: Augment | None = None
     unlabeled: np.ndarray | None = None
+    sampling_weights: np.ndarray | None = None
 
     def beside(self, step: int, count: int, seed: int) -> Any:
         """Items without labels for a step, before they are changed and normalized: drawn from seed and step, so any step can be
@@ -133,6 +137,7 @@ class Settings:
     weight_decay: float = 0.01
     bf16: bool = False
     device: str = "cpu"
+    averaging: Averaging = "none"
 
 
 @dataclass
@@ -188,12 +193,14 @@ def train(
     batch_size = min(settings.batch_size, len(items))
     fit = Fit("ok")
     micro_batch = batch_size
+    average = WeightAverage(settings.averaging, [p for _, named in moving for _, p in named], settings.steps)
     begun = clock()
     adapts = bool(getattr(module, "adapts", False))
     with _seeded(settings.seed, device):
         if checkpoint is not None and (state := read_checkpoint(checkpoint)) is not None:
             module.load_state_dict(state["module"])
             optimizer.load_state_dict(state["optimizer"])
+            average.load_state_dict(state.get("average", {}))
             torch.set_rng_state(state["rng"])
             if "device_rng" in state and device.type == "cuda":
                 torch.cuda.set_rng_state(state["device_rng"], device)
@@ -238,12 +245,13 @@ def train(
                     break
                 nn.utils.clip_grad_norm_([p for _, named in moving for _, p in named], CLIP)
                 optimizer.step()
+                average.update(step)
                 fit.losses.append(loss)
                 fit.steps = step + 1
                 if not fit.memory_bytes:
                     fit.memory_bytes = _memory(device)
                 if checkpoint is not None and clock() - saved > CHECKPOINT_SECONDS:
-                    write_checkpoint(checkpoint, _state(module, optimizer, fit, device, ahead.before_next))
+                    write_checkpoint(checkpoint, _state(module, optimizer, average, fit, device, ahead.before_next))
                     saved = clock()
                 if on_step is not None:
                     on_step(fit.steps)
@@ -254,6 +262,7 @@ def train(
         if adapts and (reached := module.reached()):  # type: ignore[operator]
             fit.notes.append(reached)
     optimizer.zero_grad(set_to_none=True)
+    average.apply()
     module.eval()
     if fit.status == "ok" and not _finite(moving):
         fit.status = "diverged"
@@ -474,15 +483,19 @@ def _cool_down(step: int, steps: int, seconds: float, left: float) -> tuple[int,
     return step, step + max(1, min(length, fits - 1))
 
 
-def _batches(count: int, batch_size: int, settings: Settings, *, start: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(step, row numbers); each epoch's order comes from seed and epoch, so any step can be the first."""
+def _batches(
+    count: int, batch_size: int, settings: Settings, *, start: int, sampling_weights: np.ndarray | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(step, row numbers); each epoch's order comes from seed and epoch, so any step can be the first. Where items are
+    ``sampling_weights`` weights, an epoch has some of them several times."""
     per_epoch = count // batch_size
     order = np.empty(0, dtype=np.int64)
     known = -1
     for step in range(start, settings.steps):
         epoch, position = divmod(step, per_epoch)
         if epoch != known:
-            order, known = np.random.default_rng((settings.seed, epoch)).permutation(count), epoch
+            rng, known = np.random.default_rng((settings.seed, epoch)), epoch
+            order = rng.permutation(count) if sampling_weights is None else rng.choice(count, count, p=sampling_weights)
         yield step, order[position * batch_size : (position + 1) * batch_size]
 
 
@@ -498,7 +511,7 @@ class _ReadAhead:
     ) -> None:
         self._feed, self._items, self._seed, self._adapts = feed, items, settings.seed, adapts
         self._device = torch.device(settings.device)
-        self._steps = _batches(len(items), batch_size, settings, start=start)
+        self._steps = _batches(len(items), batch_size, settings, start=start, sampling_weights=feed.sampling_weights)
         self._pool = threads_for(1, "feed")
         self._waiting: deque[Future[_Read]] = deque()
 
@@ -543,6 +556,7 @@ def _finite(moving: Moving) -> bool:
 def _state(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
     fit: Fit,
     device: torch.device,
     upcoming: Callable[[], torch.Tensor | None],
@@ -553,6 +567,7 @@ def _state(
         **own,
         "module": module.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "average": average.state_dict(),
         "rng": torch.get_rng_state() if (before := upcoming()) is None else before,
         "step": fit.steps,
         "losses": fit.losses,

@@ -18,7 +18,7 @@ from torchvision import tv_tensors
 
 from selector import modalities
 from selector.core.errors import TrainingError
-from selector.modalities.image import augmented
+from selector.modalities.pixels.augmentation import augmented
 from selector.tuning.strategies import _loop
 from selector.tuning.strategies._loop import Feed, Settings, predict, train
 from selector.tuning.strategies._parts import Group, is_classic, is_modern
