@@ -40,7 +40,7 @@ def test_signatures_are_the_fields(function: Any, config: Any, positional: str) 
     assert first.name == positional
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in keywords)
     assert {p.name: p.default for p in keywords} == {n: f.default for n, f in config.model_fields.items()}
-    assert all(f"        {name}: " in (function.__doc__ or "") for name in config.model_fields)
+    assert all(f"    {name}: " in (inspect.getdoc(function) or "") for name in config.model_fields)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     (written,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert len(written.args.args) + len(written.args.kwonlyargs) <= 25

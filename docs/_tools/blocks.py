@@ -131,7 +131,9 @@ def _console(block: Block, most: int) -> str:
             result = CliRunner().invoke(app, words[1:])
             if result.exit_code and result.exception and not isinstance(result.exception, SystemExit):
                 raise result.exception
-            output = result.stdout if result.exit_code in (0, 3) else result.stderr
+            if result.exit_code not in (0, 3):
+                raise ValueError(f"line {block.line}: {command!r} fails: {result.stderr.strip()}")
+            output = result.stdout
         elif words[0] == "ls":
             output = "\n".join(sorted(p.name for p in Path(words[1]).iterdir() if not p.name.startswith(".")))
         elif words[0] == "cat":

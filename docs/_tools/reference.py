@@ -331,7 +331,7 @@ def _zoo_file() -> str:
     from selector.zoo import spec
 
     parts = [
-        "A zoo file is YAML: `version`, optional `defaults`, and a list of `models`. Check one with `selector zoo check FILE`.",
+        "A zoo file is YAML: `version`, optional `defaults`, and a list of `models`. Check one with `selector zoo check --zoo FILE`.",
         "```yaml\nversion: 1\nmodels:\n  - timm: resnet50.a1_in1k\n  - name: mine\n    timm: resnet18\n"
         "    weights: {file: weights/mine.safetensors}\n    license: mit\n    params: 11.2e6\n```".replace(
             "11.2e6", "11200000"

@@ -46,7 +46,7 @@ def test_a_failed_cell_is_a_row_that_is_tried_again_and_a_finished_one_is_not(tm
     row = cells.read(out)[bad]
     assert (row["status"], row["test_value"], row["steps"], row["threads"]) == ("ok", "0.500000", "3", "1")
     assert cells.by_output(row) == {"log_price": 0.75, "area": 0.25}
-    assert row["torch"] == torch.__version__
+    assert row["torch"] == torch.__version__.partition("+")[0]
     assert row["cpu"]
 
 
