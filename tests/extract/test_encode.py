@@ -621,6 +621,22 @@ def test_openvino_gives_the_features_of_torch(architecture: str, tmp_path: Path)
 
 
 @needs_openvino
+def test_openvino_keeps_to_the_threads_that_it_is_given(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELECTOR_THREADS", "1")
+    settings: dict[str, Any] = {"sample": pictures(32), "rows_expected": 32}
+    runner = open_runner(small, **{**PLAIN, "backend": "openvino"}, **settings)
+    assert runner.identity["backend"] == "openvino"
+    np.testing.assert_allclose(runner.encode(pictures(32)), reference(small, pictures(32)), rtol=1e-3, atol=1e-3)
+
+
+@needs_openvino
+def test_what_openvino_cannot_compile_is_said_by_its_reason(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selector.extract.backends.openvino.given_threads", lambda: "many")
+    with pytest.raises(SourceError, match="cannot be compiled by OpenVINO: .*INFERENCE_NUM_THREADS"):
+        open_runner(small, **{**PLAIN, "backend": "openvino"}, sample=pictures(32), rows_expected=32)
+
+
+@needs_openvino
 def test_a_compiled_model_is_kept_and_made_again_when_damaged(
     small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

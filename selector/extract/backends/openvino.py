@@ -63,7 +63,7 @@ class OpenVinoBackend:
     """A network compiled for one batch shape and precision.
 
     Raises:
-        SourceError: the network cannot be converted.
+        SourceError: the network cannot be converted or compiled.
     """
 
     name = "openvino"
@@ -80,14 +80,18 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",  # one stream with all the cores: a batch is large already
         }
-        if (threads := given_threads()) is not None:
-            settings |= {"INFERENCE_NUM_THREADS": str(threads), "COMPILATION_NUM_THREADS": str(threads)}
+        if (threads := given_threads()) is not None:  # the CPU plugin compiles with as many; it has no setting of its own
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
         kept = cache / "openvino" / f"{_key(encoder, precision, batch_size)}.blob" if cache is not None else None
         core = ov.Core()
         compiled = _load(core, kept, settings) if kept is not None else None
         if compiled is None:
             model = model if model is not None else _converted(ov, encoder, batch_size)
-            compiled = core.compile_model(model, "CPU", settings)
+            try:
+                compiled = core.compile_model(model, "CPU", settings)
+            except RuntimeError as error:  # where in its source stands first, the reason last
+                reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+                raise SourceError(f"{encoder.name} cannot be compiled by OpenVINO: {reason.strip()}") from error
             if kept is not None:
                 _keep(compiled, kept)
         self._model = model
