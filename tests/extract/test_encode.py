@@ -632,7 +632,7 @@ def test_openvino_keeps_to_the_threads_that_it_is_given(small: Small, monkeypatc
 @needs_openvino
 def test_what_openvino_cannot_compile_is_said_by_its_reason(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selector.extract.backends.openvino.given_threads", lambda: "many")
-    with pytest.raises(SourceError, match="cannot be compiled by OpenVINO: .*INFERENCE_NUM_THREADS"):
+    with pytest.raises(SourceError, match=r"cannot be compiled by OpenVINO: .*INFERENCE_NUM_THREADS"):
         open_runner(small, **{**PLAIN, "backend": "openvino"}, sample=pictures(32), rows_expected=32)
 
 
