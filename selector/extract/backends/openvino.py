@@ -80,7 +80,9 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",  # one stream with all the cores: a batch is large already
         }
-        if (threads := given_threads()) is not None:  # the CPU plugin compiles with as many; it has no setting of its own
+        if (
+            threads := given_threads()
+        ) is not None:  # the CPU plugin compiles with as many; it has no setting of its own
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         kept = cache / "openvino" / f"{_key(encoder, precision, batch_size)}.blob" if cache is not None else None
         core = ov.Core()
@@ -90,7 +92,9 @@ class OpenVinoBackend:
             try:
                 compiled = core.compile_model(model, "CPU", settings)
             except RuntimeError as error:  # where in its source stands first, the reason last
-                reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+                reason = next(
+                    (line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__
+                )
                 raise SourceError(f"{encoder.name} cannot be compiled by OpenVINO: {reason.strip()}") from error
             if kept is not None:
                 _keep(compiled, kept)
