@@ -238,7 +238,8 @@ def describe(function: Callable[..., Any], config: type[CallOptions]) -> None:
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     returns = inspect.signature(function).return_annotation
     function.__signature__ = inspect.Signature([*own, *_parameters(config)], return_annotation=returns)  # type: ignore[attr-defined]
-    before, found, after = (function.__doc__ or "").partition(f"        {PLACE}\n")
+    # without its indentation, which Python 3.13 strips and earlier versions keep
+    before, found, after = (inspect.getdoc(function) or "").partition(f"    {PLACE}\n")
     if found:
         function.__doc__ = before + "".join(f"{line}\n" for line in _entries(config)) + after
 
@@ -255,4 +256,4 @@ def _entries(config: type[CallOptions]) -> Iterator[str]:
         field = config.model_fields[name]
         told = " ".join(part for part in (field.description, about_field(field).python) if part)
         told = re.sub(r"'([^'\s]*\*[^'\s]*)'", r"``\1``", told)  # a star is markup in a docstring
-        yield from textwrap.wrap(f"{name}: {told}", _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        yield from textwrap.wrap(f"{name}: {told}", _WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 8)
