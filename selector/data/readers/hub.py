@@ -49,6 +49,8 @@ class _HubCells(Mapping[str, Any]):
         return len(self._dataset.features)
 
     def __getitem__(self, name: str) -> list[Any]:
+        if self._dataset.format["type"] == "custom":  # datasets 4.0 hands the function one column, where it reads rows
+            return [row[name] for row in self._dataset]
         return list(self._dataset[name])
 
 
