@@ -98,23 +98,25 @@ def unpacked_limit() -> int:
         raise ConfigError(f"{UNPACKED_VARIABLE}: {error}") from None
 
 
-def check_unpacked(unpacked: float, packed: int, *, in_parts: bool = False) -> None:
+def check_unpacked(unpacked: float, packed: float | None, *, in_parts: bool = False) -> None:
     """Refuse content that would take too much memory.
 
     Args:
         unpacked: bytes that it would take, by its headers.
-        packed: bytes of its file.
+        packed: bytes of its file; None where it has none, and only the limit counts.
         in_parts: it is never in memory as a whole, so that only its proportion to the file counts.
     Raises:
         ValueError: more than ``unpacked_limit``; or, where nobody set a limit, out of proportion to the file.
     """
     limit = unpacked_limit()
-    if not os.environ.get(UNPACKED_VARIABLE):
+    if packed is not None and not os.environ.get(UNPACKED_VARIABLE):
         proportion = max(BOMB_BYTES, BOMB_RATIO * packed)
         limit = proportion if in_parts else min(limit, proportion)
     if unpacked > limit:
+        grown = "takes" if packed is None else "unpacks to"
+        source = "" if packed is None else f" from {format_size(packed)}"
         raise ValueError(
-            f"it unpacks to {format_size(unpacked)} from {format_size(packed)}, more than the {format_size(limit)} allowed; "
+            f"it {grown} {format_size(unpacked)}{source}, more than the {format_size(limit)} allowed; "
             f"if you trust the file, allow more with {UNPACKED_VARIABLE}={_rounded_up(unpacked)}"
         )
 

@@ -145,12 +145,12 @@ class SavedModel:
         from safetensors.torch import load_file
 
         from selector.sources import registry
-        from selector.sources._bounded import Bounded
+        from selector.sources._bounded import bounded_by
 
         recipe, weights = self.config["recipe"], self.path / WEIGHTS
         check_recipe_trusted(self.config, self._trust, self.path)
         try:
-            with Bounded(weights, f"{self.path / CONFIG}: recipe"):
+            with bounded_by(weights, f"{self.path / CONFIG}: recipe"):
                 module = self.task.rebuild(recipe, registry.get(self.config["source"]).build)
         except SelectorError:
             raise

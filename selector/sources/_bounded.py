@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from selector.core.input_files import check_unpacked
 
 _OWN = 4  # times the weights: the network, and what is computed for its start; anything beside it is checked
 _TENSORS, _MORE_TENSORS = 100, 10_000  # made for each tensor of the weights, and beside them
+TENSORS_OF_SETTINGS = 60_000  # where the weights are not looked into; maxvit_xlarge, the most of timm, makes 26,000
 
 
 class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -27,23 +30,17 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     files (``check_unpacked``).
 
     Args:
-        weights: the safetensors file that the network's weights come from.
         where: what describes the network, for the message.
+        size: bytes of its weights, infinite where they take no memory; None for a network that starts at random, which may
+            take ``unpacked_limit``.
+        tensors: how many are made at most.
     Raises:
-        SourceError: the network is larger than its weights, or the file cannot be read.
+        SourceError: the network is larger than its weights.
     """
 
-    def __init__(self, weights: Path, where: str) -> None:
+    def __init__(self, where: str, size: float | None, tensors: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        try:
-            with safe_open(weights, "pt") as file:
-                self._tensors = len(file.keys())
-            self._size = weights.stat().st_size
-        except (OSError, SafetensorError) as error:
-            raise SourceError(
-                f"weights {weights} cannot be loaded ({first_line(error)}); save the model again with 'selector confirm'."
-            ) from None
-        self._where = where
+        self._where, self._size, self._tensors = where, size, tensors
         self._made = self._count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -55,13 +52,46 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs)
 
     def _check(self) -> None:
-        told = f"{self._where} describes a network that is larger than its weights"
-        if self._count > _TENSORS * self._tensors + _MORE_TENSORS:
-            raise SourceError(f"{told} (more than {self._count - 1:,} tensors for {self._tensors:,}).")
+        told = f"{self._where} describes a network that is {'too large' if self._size is None else 'larger than its weights'}"
+        if self._count > self._tensors:
+            raise SourceError(f"{told} (more than {self._tensors:,} tensors).")
         try:
-            check_unpacked(self._made - _OWN * self._size, self._size)
+            check_unpacked(self._made - _OWN * (self._size or 0), self._size)
         except ValueError as error:
             raise SourceError(f"{told}: {error}.") from None
+
+
+def bounded_by(weights: Path, where: str) -> Bounded:
+    """The bound of a network whose weights lie in a safetensors file.
+
+    Args:
+        weights: the file.
+        where: what describes the network, for the message.
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    try:
+        with safe_open(weights, "pt") as file:
+            tensors = len(file.keys())
+        return Bounded(where, weights.stat().st_size, _TENSORS * tensors + _MORE_TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise SourceError(
+            f"weights {weights} cannot be loaded ({first_line(error)}); save the model again with 'selector confirm'."
+        ) from None
+
+
+def bounded_settings(name: str, settings: Mapping[str, Any], *weights: Path) -> AbstractContextManager[Any]:
+    """The bound of a network that settings of a zoo entry or of a repository change; none for an architecture as it is.
+
+    Args:
+        name: the model, for messages.
+        settings: what its factory gets.
+        weights: its files; none for a random start.
+    """
+    if not settings:
+        return nullcontext()
+    size = sum(file.stat().st_size for file in weights) if weights else None
+    return Bounded(f"{name}: its configuration ({', '.join(settings)[:80]})", size, TENSORS_OF_SETTINGS)
 
 
 def _result_bytes(func: Any, args: Any, kwargs: Any) -> int:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from selector.core.contracts import Encoder, Preprocess
 from selector.core.errors import SourceError, did_you_mean, first_line
 from selector.sources._blocks import blocks_by_structure, in_forward_order
+from selector.sources._bounded import bounded_settings
 from selector.sources._features import FeaturePath as FeaturePath
 from selector.sources._features import Named, add_linear, layout_of, mixed, read_together
 from selector.sources._maps import MapNetwork, MapTaps, find_taps
@@ -398,10 +401,19 @@ def probe_batch(input_size: tuple[int, ...]) -> Tensor:
     return torch.randn((1, *input_size), generator=torch.Generator().manual_seed(0))
 
 
-def run_quietly(build: Callable[[], nn.Module], spec: ModelSpec, what: str) -> nn.Module:
-    """Build from the seeded start; whatever goes wrong is this model's ``SourceError``."""
+def run_quietly(
+    build: Callable[[], nn.Module],
+    spec: ModelSpec,
+    what: str,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    weights: Sequence[Path] = (),
+) -> nn.Module:
+    """Build from the seeded start; whatever goes wrong is this model's ``SourceError``.
+
+    Settings that others chose (``bounded_settings``) make no network that is larger than its weights.
+    """
     try:
-        with seeded():
+        with seeded(), bounded_settings(spec.name, settings, *weights):
             return build()
     except SourceError:
         raise

@@ -6,7 +6,9 @@ content, so that a network of any size is built within a second and a megabyte.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import nn
 
 from selector.core.contracts import Preprocess
 from selector.core.costs import TEXT_TOKENS
+from selector.sources._bounded import TENSORS_OF_SETTINGS, Bounded
 from selector.sources._maps import run
 
 
@@ -35,9 +38,16 @@ class Sketch:
     extent: tuple[int, int]
 
 
-def image_sketch(build: Callable[[], tuple[nn.Module, Preprocess]]) -> Sketch:
-    """That of a network that reads images."""
-    with torch.device("meta"):
+@contextmanager
+def on_meta(name: str) -> Iterator[None]:
+    """What is built takes no memory for tensors, and is not built without end."""
+    with torch.device("meta"), Bounded(f"{name}: its configuration", math.inf, TENSORS_OF_SETTINGS):
+        yield
+
+
+def image_sketch(build: Callable[[], tuple[nn.Module, Preprocess]], name: str) -> Sketch:
+    """That of a network that reads images; ``name`` is the model, for messages."""
+    with on_meta(name):
         module, preprocess = build()
     return Sketch(
         module,

@@ -89,21 +89,23 @@ class ElmoSource:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """See ``contracts.Source``."""
+        from selector.sources._bounded import bounded_settings
         from selector.sources._elmo import ElmoNetwork, load_weights
         from selector.sources._encoder import seeded
 
         identity = self.identify(spec)
         files = _find(spec)
         options = _options(spec, files)
+        weights = [] if files.weights is None else [_hub.fetch(files.weights, spec.name)]
         try:
-            with seeded():
+            with seeded(), bounded_settings(spec.name, {_OPTIONS: options}, *weights):
                 network = ElmoNetwork(options, options.lstm.n_layers + 1)
         except (RuntimeError, MemoryError) as error:
             raise SourceError(
                 f"{spec.name}: a network as {_OPTIONS} says cannot be built: {first_line(error)}"
             ) from error
-        if files.weights is not None:
-            load_weights(network.backbone, options, _hub.fetch(files.weights, spec.name), spec.name)
+        for path in weights:
+            load_weights(network.backbone, options, path, spec.name)
         return ElmoEncoder(spec, network, identity, _preprocess(spec, options), ("mean", "first"))
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:

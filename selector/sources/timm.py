@@ -112,11 +112,14 @@ class TimmSource:
         identity = self.identify(spec)
         network = _network(spec, identity["model"])
         if spec.weights == "none":
-            module = run_quietly(lambda: network.create(None), spec, f"timm cannot build '{network.model}'")
+            what = f"timm cannot build '{network.model}'"
+            module = run_quietly(lambda: network.create(None), spec, what, network.settings)
         elif spec.weights is not None:
             module, network = _from_file(spec, network)
         else:
-            module = run_quietly(lambda: _pretrained(spec, network), spec, f"timm cannot load '{network.model}'")
+            file = _pretrained_file(spec)
+            what = f"timm cannot load '{network.model}'"
+            module = run_quietly(lambda: _pretrained(spec, network, file), spec, what, network.settings, [file])
         module, network, preprocess = _preprocess(spec, module, network)
         own_pooling = getattr(module, "global_pool", None)
         default = FeaturePath("head", pooling="cls" if own_pooling == "token" else "avg")
@@ -135,7 +138,7 @@ class TimmSource:
             module, _, preprocess = _preprocess(spec, module, network)
             return module, preprocess
 
-        return image_sketch(build)
+        return image_sketch(build, spec.name)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
@@ -253,6 +256,11 @@ class TimmNetwork(Network):
             settings["pretrained_cfg"] = _plain_config(self.config)
         return timm.create_model(self.model, **settings)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that an entry or a repository says about it."""
+        return {**(self.config or {}), **self.kwargs}
+
     def block_names(self, module: nn.Module) -> list[str]:
         """By timm's own grouping of parameters by depth, where the architecture has one."""
         from selector.sources._blocks import blocks_by_matcher
@@ -307,8 +315,7 @@ def _network(spec: ModelSpec, model: str) -> TimmNetwork:
     return TimmNetwork(architecture, {**arguments, **spec.kwargs}, config)
 
 
-def _pretrained(spec: ModelSpec, network: Any) -> nn.Module:
-    file = _pretrained_file(spec)
+def _pretrained(spec: ModelSpec, network: Any, file: Path) -> nn.Module:
     _weights.refuse_quantized(file, spec.name)
     # timm reads safetensors itself; of other formats it gets tensors that were read without running code
     weights: dict[str, Any] = (
@@ -337,14 +344,14 @@ def _from_file(spec: ModelSpec, network: Any) -> tuple[nn.Module, Any]:
     assert spec.weights != "none"
     path = spec.weights.path()
     what = f"timm cannot build '{network.model}'"
-    module = run_quietly(lambda: network.create(None), spec, what)
+    module = run_quietly(lambda: network.create(None), spec, what, network.settings, [path])
     state = _weights.read_state_dict(path)
     head = network.classifier(module)
     if spec.weights.mapping == "by_name" and "num_classes" not in spec.kwargs and f"{head}.weight" in state:
         classes = len(state[f"{head}.weight"])
         if classes != len(module.state_dict()[f"{head}.weight"]):
             network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
-            module = run_quietly(lambda: network.create(None), spec, what)
+            module = run_quietly(lambda: network.create(None), spec, what, network.settings, [path])
     with_head = _weights.load_into(module, state, spec.weights.mapping, f"{spec.name}: {path}", head)
     if head and not with_head:  # a head without weights is noise: take it off
         network = replace(network, kwargs={**network.kwargs, "num_classes": 0})

@@ -85,9 +85,12 @@ class TorchvisionSource:
         identity = self.identify(spec)
         model, weights, url = _resolve(spec)
         network = network_of(model, dict(spec.kwargs))
-        module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
+        path = None
         if spec.weights != "none":
             path = _hub.fetch_url(url, spec.name) if spec.weights is None else spec.weights.path()
+        what = f"torchvision cannot build '{model}'"
+        module = run_quietly(lambda: network.create(None), spec, what, spec.kwargs, [path] if path else ())
+        if path is not None:
             dropped = network.dropped  # training-time side heads are never built
             state = {k: v for k, v in _weights.read_state_dict(path).items() if not k.startswith(dropped)}
             mapping = "by_name" if spec.weights is None else spec.weights.mapping
@@ -95,7 +98,7 @@ class TorchvisionSource:
             if mapping == "by_name" and f"{head}.weight" in state and "num_classes" not in spec.kwargs:
                 classes = network.classes_in(state[f"{head}.weight"], module.get_submodule(head).weight)
                 network = replace(network, kwargs={**network.kwargs, "num_classes": classes})
-                module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
+                module = run_quietly(lambda: network.create(None), spec, what, network.kwargs, [path])
             _weights.load_into(module, state, mapping, f"{spec.name}: {path}", "")
         module, network, preprocess = _preprocess(spec, module, network, weights)
         default, source_head = network.features(module, spec.name)
@@ -114,7 +117,7 @@ class TorchvisionSource:
             module, _, preprocess = _preprocess(spec, module, network, weights)
             return module, preprocess
 
-        return image_sketch(build)
+        return image_sketch(build, spec.name)
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""

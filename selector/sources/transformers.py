@@ -95,12 +95,10 @@ class TransformersSource:
 
     def sketch(self, spec: ModelSpec) -> Sketch:
         """See ``_sketch``; from the configuration alone."""
-        import torch
-
-        from selector.sources._sketch import text_sketch
+        from selector.sources._sketch import on_meta, text_sketch
         from selector.sources._transformer import Transformer, create_backbone
 
-        with torch.device("meta"):
+        with on_meta(spec.name):
             backbone = create_backbone(_settings(spec, find_files(spec)))
         return text_sketch(Transformer(backbone, _has_token_types(backbone)))
 
@@ -168,12 +166,14 @@ def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
         import transformers  # noqa: F401 - one clear error, wherever it is missing
     except ImportError as error:
         raise SourceError(f"{spec.name}: {error}; run: pip install 'zoo-selector[text]'") from None
+    from selector.sources._bounded import bounded_settings
     from selector.sources._encoder import seeded
     from selector.sources._transformer import create_backbone
 
     if not files.weights:
-        with seeded():
-            return create_backbone(_settings(spec, files))
+        config = _settings(spec, files)
+        with seeded(), bounded_settings(spec.name, config):
+            return create_backbone(config)
     files.fetched(spec.name)
     for file in files.weights:
         if files.folder is not None:
@@ -189,6 +189,7 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
     from transformers import CONFIG_MAPPING, AutoModel
     from transformers.utils import logging
 
+    from selector.sources._bounded import bounded_settings
     from selector.sources._encoder import seeded
     from selector.sources._transformer import checked_settings, file_settings, stripped
 
@@ -206,6 +207,8 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
                 raise SourceError(
                     f"{spec.name}: config.json of a {kind} has no setting '{next(iter(unknown))}' (kwargs of the zoo entry)."
                 )
+            with torch.device("meta"), bounded_settings(spec.name, settings, *files.fetched(spec.name)):
+                AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
             model, found = AutoModel.from_pretrained(
                 place,
                 config=config,

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from selector import sources
 from selector.core.errors import SourceError
 from selector.deploy import load_model
-from selector.sources._bounded import Bounded
+from selector.sources import _bounded
+from selector.sources._bounded import bounded_by
 from selector.sources._transformer import create_backbone
+from selector.zoo import ModelSpec
 from tests.deploy.test_deploy import images, saved
 
 
@@ -36,7 +40,7 @@ def weights(tmp_path: Path) -> Path:
 ])  # fmt: skip
 def test_nothing_larger_than_the_weights_is_built(build, weights: Path) -> None:  # type: ignore[no-untyped-def]
     before = psutil.Process().memory_info().rss
-    with pytest.raises(SourceError, match="larger than its weights"), Bounded(weights, "a recipe"):
+    with pytest.raises(SourceError, match="larger than its weights"), bounded_by(weights, "a recipe"):
         build()
     assert psutil.Process().memory_info().rss - before < 10**9
 
@@ -45,7 +49,7 @@ def test_a_network_of_its_weights_starts_as_without_a_bound(weights: Path) -> No
     torch.manual_seed(0)
     free = nn.Linear(8, 8).state_dict()
     torch.manual_seed(0)
-    with Bounded(weights, "a recipe"):
+    with bounded_by(weights, "a recipe"):
         bound = nn.Linear(8, 8).state_dict()
     assert all(torch.equal(free[name], bound[name]) for name in free)
 
@@ -71,3 +75,82 @@ def test_labels_of_a_configuration_are_not_made() -> None:
         "num_hidden_layers": 1, "intermediate_size": 8,
     })  # fmt: skip
     assert network.config.num_labels == 2  # type: ignore[union-attr]
+
+
+def load(**entry: object) -> object:
+    spec = ModelSpec(name="m", **entry)  # type: ignore[arg-type]
+    return sources.registry.get(spec.source_name).load(spec)
+
+
+@pytest.mark.parametrize(("source", "kwargs"), [
+    ("timm:vit_tiny_patch16_224", {"embed_dim": 3 * 10**6}),
+    ("timm:vit_tiny_patch16_224", {"depth": 10**6}),
+    ("timm:vit_tiny_patch16_224", {"depth": 10**6, "embed_dim": 3, "img_size": 16}),
+    ("timm:vit_tiny_patch16_224", {"img_size": 10**6}),
+    ("timm:resnet18", {"num_classes": 10**8}),
+    ("timm:resnet18", {"layers": [10**6, 1, 1, 1]}),
+    ("torchvision:resnet18", {"num_classes": 10**8}),
+    ("torchvision:vit_b_16", {"image_size": 10**6}),
+    ("transformers:bert", {"model_type": "bert", "hidden_size": 12 * 10**5}),
+])  # fmt: skip
+def test_what_an_entry_asks_for_is_bounded(
+    source: str, kwargs: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "300MB")  # the limits as they are take half a minute to reach
+    monkeypatch.setattr(_bounded, "TENSORS_OF_SETTINGS", 3000)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(SourceError, match="a network that is too large"):
+        load(source=source, kwargs=kwargs, weights="none")
+    assert psutil.Process().memory_info().rss - before < 10**9
+
+
+def test_an_entry_with_a_file_builds_what_the_file_holds(tmp_path: Path) -> None:
+    module = timm.create_model("test_resnet")
+    save_file(module.state_dict(), tmp_path / "w.safetensors")
+    weights = {"file": "w.safetensors", "base": str(tmp_path)}
+    load(source="timm:test_resnet", weights=weights, kwargs={"drop_rate": 0.1})
+    with pytest.raises(SourceError, match="larger than its weights"):
+        load(source="timm:test_resnet", weights=weights, kwargs={"num_classes": 10**7})
+
+
+def test_more_is_allowed_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1MB")
+    with pytest.raises(SourceError, match="SELECTOR_MAX_UNPACKED=1GB"):
+        load(source="timm:test_resnet", weights="none", kwargs={"num_classes": 10**4})
+    load(source="timm:test_resnet", weights="none")  # an architecture as it is
+    monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1GB")
+    load(source="timm:test_resnet", weights="none", kwargs={"num_classes": 10**4})
+
+
+def test_outputs_that_a_file_claims_are_bounded(tmp_path: Path) -> None:
+    state = timm.create_model("test_resnet").state_dict()
+    few = len(state["fc.weight"][0])
+    state |= {"fc.weight": torch.zeros(1).expand(10**8, few), "fc.bias": torch.zeros(1).expand(10**8)}
+    torch.save(state, tmp_path / "w.pth")  # a hundred million outputs in a small file
+    weights = {"file": "w.pth", "base": str(tmp_path)}
+    with pytest.raises(SourceError, match="larger than its weights"):
+        load(source="timm:test_resnet", weights=weights)
+
+
+def test_a_configuration_of_the_hub_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from selector.sources import timm as source
+
+    monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "300MB")
+    entry = ModelSpec(name="m", source="timm:test_resnet", weights="none")
+    monkeypatch.setattr(source, "_network", lambda *_: source.TimmNetwork("test_resnet", {}, {"num_classes": 10**8}))
+    with pytest.raises(SourceError, match="num_classes"):
+        sources.registry.get("timm").load(entry)
+
+
+@pytest.mark.parametrize(("source", "kwargs"), [
+    ("timm:vit_tiny_patch16_224", {"depth": 10**6}),
+    ("torchvision:vit_b_16", {"num_layers": 10**6}),
+    ("transformers:bert", {"model_type": "bert", "num_hidden_layers": 10**6}),
+])  # fmt: skip
+def test_a_sketch_of_a_network_without_end_ends(
+    source: str, kwargs: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selector.sources._sketch.TENSORS_OF_SETTINGS", 3000)
+    spec = ModelSpec(name="m", source=source, kwargs=kwargs, weights="none")
+    with pytest.raises(SourceError, match="more than 3,000 tensors"):
+        sources.registry.get(spec.source_name).sketch(spec)  # type: ignore[attr-defined]
