@@ -108,7 +108,7 @@ def check_unpacked(unpacked: float, packed: float | None, *, in_parts: bool = Fa
     Raises:
         ValueError: more than ``unpacked_limit``; or, where nobody set a limit, out of proportion to the file.
     """
-    limit = unpacked_limit()
+    limit: float = unpacked_limit()
     if packed is not None and not os.environ.get(UNPACKED_VARIABLE):
         proportion = max(BOMB_BYTES, BOMB_RATIO * packed)
         limit = proportion if in_parts else min(limit, proportion)

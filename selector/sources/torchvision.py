@@ -93,7 +93,7 @@ class TorchvisionSource:
         if path is not None:
             dropped = network.dropped  # training-time side heads are never built
             state = {k: v for k, v in _weights.read_state_dict(path).items() if not k.startswith(dropped)}
-            mapping = "by_name" if spec.weights is None else spec.weights.mapping
+            mapping = "by_name" if spec.weights is None or spec.weights == "none" else spec.weights.mapping
             head = next(iter(network.last_layers(module)), "")
             if mapping == "by_name" and f"{head}.weight" in state and "num_classes" not in spec.kwargs:
                 classes = network.classes_in(state[f"{head}.weight"], module.get_submodule(head).weight)
