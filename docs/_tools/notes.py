@@ -13,7 +13,7 @@ ENVIRONMENT = {
     "SELECTOR_MAX_PIXELS": "Maximum number of pixels of an image. `--max-pixels` overrides it.",
     "SELECTOR_THREADS": "Maximum number of threads of a run. `--threads` overrides it.",
     "SELECTOR_MAX_MEMORY": "Maximum memory of a model at work, such as `4GB`. `--max-memory` overrides it.",
-    "SELECTOR_MAX_UNPACKED": "Maximum size of a compressed data file once it is unpacked, such as `4GB`.",
+    "SELECTOR_MAX_UNPACKED": "Maximum size of a compressed data file once it is unpacked, and of a network that starts at random, such as `4GB`.",
 }
 """Read by selector itself."""
 

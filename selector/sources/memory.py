@@ -58,7 +58,7 @@ class MemorySource:
         from selector.sources._sketch import image_sketch
 
         return image_sketch(
-            lambda: (live(spec.model_id, spec.source), Preprocess().overridden(spec.preprocess.changes()))
+            lambda: (live(spec.model_id, spec.source), Preprocess().overridden(spec.preprocess.changes())), spec.name
         )
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
