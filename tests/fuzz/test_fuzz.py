@@ -15,7 +15,7 @@ import shutil
 import signal
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,10 +165,10 @@ def tagged(folder: Path) -> Case:
     return case
 
 
-def pictures(folder: Path) -> Case:
+def pictures(folder: Path, forms: Sequence[str] = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")) -> Case:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     files = []
-    for form in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
+    for form in forms:
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, form)
         files.append(out.getvalue())
@@ -181,6 +181,13 @@ def pictures(folder: Path) -> Case:
         assert found.ndim == 3
 
     return case
+
+
+def phone_pictures(folder: Path) -> Case:
+    from selector.modalities.pixels.formats import readable_formats
+
+    forms = [form for form in ("HEIF", "AVIF", "JXL") if form in readable_formats()]
+    return pictures(folder, forms or pytest.skip("no decoder of HEIC, AVIF or JPEG XL is installed"))
 
 
 def graphs(folder: Path) -> Case:
@@ -411,6 +418,7 @@ FORMATS: dict[str, tuple[Maker, int, int]] = {
     "rows to predict": (saved.rows, 30, 500),
     "saved weights": (saved.weights, 20, 500),
     "images": (pictures, 150, 4000),
+    "images of phones": (phone_pictures, 150, 1500),
     "ONNX": (graphs, 20, 500),
     "weights": (weights, 60, 2000),
     "domains": (saved.domains, 20, 300),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 import selector
 from selector.core.errors import ConfigError, OptionError, TargetError
@@ -30,6 +32,7 @@ from selector.modalities.image import (
     read_image,
 )
 from selector.modalities.pixels import decode, formats
+from selector.modalities.pixels.jpeg_xl import header_size
 
 RNG = np.random.default_rng(0)
 PICTURE = np.kron(RNG.integers(0, 255, (6, 9, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # (24, 36, 3), flat patches
@@ -365,6 +368,51 @@ def test_formats_of_phones_are_read(suffix: str) -> None:
     assert np.abs(decode_rgb(raw).astype(int) - np.asarray(photo)).mean() < 6
     with pytest.raises(UnreadableImage):
         decode_rgb(raw[: len(raw) // 2])
+
+
+@pytest.mark.parametrize("suffix", OPTIONAL)
+def test_formats_of_phones_are_measured_before_they_are_decoded(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = as_optional(suffix, Image.new("RGB", (96, 64)))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    if suffix == "jxl":  # decodes when it opens
+        monkeypatch.setattr("pillow_jxl.JpegXLImagePlugin.Decoder", lambda **_: pytest.fail("decoded"))
+    with decode.pixel_limit(6143), pytest.raises(UnreadableImage, match="96 × 64 pixels, more than 6,143"):
+        decode_rgb(raw)
+    monkeypatch.setattr(decode, "BOMB_PIXELS", 100)
+    monkeypatch.setattr(decode, "BOMB_RATIO", 0.01)
+    with pytest.raises(UnreadableImage, match=r"claims 96 × 64 pixels in [\d,]+ bytes"):
+        decode_rgb(raw)
+    if suffix == "jxl":
+        assert image_size(raw) == (0, 0)
+
+
+@pytest.mark.parametrize("container", [False, True])
+def test_the_size_of_jpeg_xl_is_read_from_its_header(container: bool) -> None:
+    pytest.importorskip("pillow_jxl")
+    sizes = [(1, 1), (8, 8), (256, 256), (120, 100), (640, 480), (300, 200), (1920, 1080), (500, 400), (512, 256)]
+    for size in [*sizes, (513, 511), (3000, 17), (17, 3000), (9, 600)]:
+        raw = encode(Image.new("L", size, 7), "JXL", effort=1, use_container=container)
+        assert header_size(raw) == size
+    for damaged in (
+        raw[:2],
+        b"\xff\x0a",
+        b"\0\0\0\x0cJXL \r\n\x87\n",
+        b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99),
+        raw[1:],
+    ):
+        with pytest.raises(ValueError, match="no JPEG XL header"):
+            header_size(damaged)
+
+
+@pytest.mark.parametrize("suffix", ["heic", "avif"])
+def test_a_photo_of_a_phone_larger_than_its_header_says_is_not_decoded_whole(suffix: str) -> None:
+    raw = as_optional(suffix, Image.new("RGB", (4000, 4000)), **({"speed": 10} if suffix == "avif" else {}))
+    said = struct.pack(">II", 4000, 4000)
+    assert raw.count(said) == 1
+    before = psutil.Process().memory_info().rss
+    with contextlib.suppress(UnreadableImage):
+        assert decode_rgb(raw.replace(said, struct.pack(">II", 64, 64))).shape == (64, 64, 3)
+    assert psutil.Process().memory_info().rss - before < 10**8
 
 
 def test_a_rotated_photo_of_a_phone_is_turned_once() -> None:

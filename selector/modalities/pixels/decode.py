@@ -28,7 +28,8 @@ from PIL import Image, UnidentifiedImageError
 from selector.core.errors import ConfigError, TargetError
 from selector.core.input_files import check_status, read_file
 from selector.core.units import parse_count
-from selector.modalities.pixels.formats import lacking_decoder, readable_formats
+from selector.modalities.pixels.formats import is_jpeg_xl, lacking_decoder, readable_formats
+from selector.modalities.pixels.jpeg_xl import header_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,7 +248,13 @@ def opened(raw: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
 
     Raises:
         Image.DecompressionBombError: it has more pixels than are allowed, and than Pillow allows.
+        UnreadableImage: likewise, of JPEG XL.
     """
+    if is_jpeg_xl(raw[:12]):  # its decoder decodes all when it opens a file
+        try:
+            check_header(*header_size(raw), len(raw))
+        except ValueError as error:
+            raise UnreadableImage(f"is damaged ({error})") from None
     most = max_pixels()
     if most > MAX_PIXELS and Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = most  # Pillow warns beyond its own limit and refuses twice that: the person allowed it
@@ -272,7 +279,7 @@ def image_size(raw: bytes) -> tuple[int, int]:
     try:
         with opened(raw) as image:
             return image.size[1], image.size[0]
-    except (*DAMAGE, Image.DecompressionBombError):
+    except (*DAMAGE, Image.DecompressionBombError, UnreadableImage):
         return 0, 0
 
 
@@ -309,7 +316,7 @@ def _upright_size(raw: RawImage) -> tuple[int, int]:
         with opened(raw) as image:
             width, height = image.size
             return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
-    except (*DAMAGE, Image.DecompressionBombError):
+    except (*DAMAGE, Image.DecompressionBombError, UnreadableImage):
         return 0, 0
 
 

@@ -83,8 +83,13 @@ def count_lacking(names: Iterable[str]) -> dict[str, tuple[int, str]]:
     }
 
 
+def is_jpeg_xl(head: bytes) -> bool:
+    """Whether a file is JPEG XL, by its first 12 bytes."""
+    return head.startswith(b"\xff\x0a") or head[4:7] == b"JXL"
+
+
 def _optional_format(head: bytes) -> str | None:
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL")):
+    if is_jpeg_xl(head):
         return "JXL"
     if head[4:8] != b"ftyp":
         return None
