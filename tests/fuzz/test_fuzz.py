@@ -165,7 +165,7 @@ def tagged(folder: Path) -> Case:
     return case
 
 
-def pictures(folder: Path, forms: Sequence[str] = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")) -> Case:
+def pictures(folder: Path, forms: Sequence[str] = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "TGA")) -> Case:
     pixels = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     files = []
     for form in forms:
@@ -183,11 +183,12 @@ def pictures(folder: Path, forms: Sequence[str] = ("PNG", "JPEG", "GIF", "WEBP",
     return case
 
 
-def phone_pictures(folder: Path) -> Case:
+def coded_pictures(folder: Path) -> Case:
+    """Formats whose decoders are libraries of their own; of the optional ones those that are installed."""
     from selector.modalities.pixels.formats import readable_formats
 
-    forms = [form for form in ("HEIF", "AVIF", "JXL") if form in readable_formats()]
-    return pictures(folder, forms or pytest.skip("no decoder of HEIC, AVIF or JPEG XL is installed"))
+    forms = [form for form in ("HEIF", "AVIF", "JXL", "JPEG2000") if form in readable_formats()]
+    return pictures(folder, forms)
 
 
 def graphs(folder: Path) -> Case:
@@ -418,7 +419,7 @@ FORMATS: dict[str, tuple[Maker, int, int]] = {
     "rows to predict": (saved.rows, 30, 500),
     "saved weights": (saved.weights, 20, 500),
     "images": (pictures, 150, 4000),
-    "images of phones": (phone_pictures, 150, 1500),
+    "coded images": (coded_pictures, 150, 1500),
     "ONNX": (graphs, 20, 500),
     "weights": (weights, 60, 2000),
     "domains": (saved.domains, 20, 300),
