@@ -8,6 +8,7 @@ import pytest
 
 import selector
 from selector.core.errors import ConfigError, OptionError
+from selector.core.units import inert
 from selector.tuning.labeling import LEFT_FROM, Labeling
 from tests.scan.test_adapting import CLASSES, pictures, run, zoo  # noqa: F401  a fixture
 
@@ -292,10 +293,10 @@ def test_a_run_without_adaptation_has_nothing_to_label(zoo, tmp_path):  # noqa: 
 
 @pytest.mark.parametrize("name", ["=1+1", "+a", "-1", "@a", "\ta", "\ra", "a"])
 def test_cells_are_no_formulas_and_labels_are_read_back(tmp_path, name):
-    from selector.scan.adapting import _answers, _inert
+    from selector.scan.adapting import _answers
 
-    cell = _inert(name)
+    cell = inert(name)
     assert cell[0] not in "=+-@\t\r"
     with (tmp_path / "answers.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["item", "label", "id"], [cell, _inert(name.strip()), "x"]])
+        csv.writer(file).writerows([["item", "label", "id"], [cell, inert(name.strip()), "x"]])
     assert _answers(tmp_path / "answers.csv", {"x"}, ["b", name.strip()]) == {"x": 1}

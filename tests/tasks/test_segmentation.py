@@ -193,13 +193,13 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
 
 
 def test_classes_that_a_split_lacks_are_noted(folder: Path, scenes: Target, tmp_path: Path) -> None:
-    assert not task.notes(scenes)
+    assert [note for note in task.notes(scenes) if "no pixel" in note] == []
     shutil.copytree(folder, tmp_path / "scenes")
     for path in (tmp_path / "scenes" / "test" / "masks").iterdir():
         mask = np.asarray(Image.open(path))
         Image.fromarray(np.where(mask == 2, 0, mask).astype(np.uint8)).save(path)
     (tmp_path / "names.txt").write_text("background\ndisc\n{bar}\n")
-    assert task.notes(load_target(tmp_path / "scenes", class_names=tmp_path / "names.txt")) == [
+    assert task.notes(load_target(tmp_path / "scenes", class_names=tmp_path / "names.txt"))[:1] == [
         "1 of 3 classes have no pixel in test, such as '{bar}': their IoU there is 0 once a pixel is predicted as them, "
         "and else left out of the mean."
     ]
