@@ -31,6 +31,21 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[
         writer.writerows(rows)
 
 
+def write_into(page: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the table of a page that stands between the comments ``NAME: begin`` and ``NAME: end``."""
+    begin, end = (f"<!-- {name}: {edge} -->" for edge in ("begin", "end"))
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    page.write_text(f"{before}{begin}\n{in_markdown(rows)}\n{end}{after}", encoding="utf-8")
+
+
+def in_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table of a page."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([str(row[column]) for column in head] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def packed(right: np.ndarray) -> str:
     """(N,) 0 and 1 as they stand in a cell: hexadecimal, a bit an item."""
     return np.packbits(right).tobytes().hex()

@@ -7,7 +7,7 @@ P(best) the package's own draws (``ranking.outlook``) give each model, with cons
 datasets, and whether the model is the best of its pool after training (the better of frozen and full, on test).
 ``best_probability.csv``: the reliability diagram, a row a bin, for all datasets, images and texts, with the expected
 calibration error, the mean P(best) of the first and how often it is best; and how often pruning would have removed the best
-model. ``--freeze`` writes ``selector/ranking/outlook.json`` from all datasets.
+model; the table of its page. ``--freeze`` writes ``selector/ranking/outlook.json`` from all datasets.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 
 import selector
 from benchmarks.assets import assets_folder
-from benchmarks.rows import write_rows
+from benchmarks.rows import write_into, write_rows
 from benchmarks.suite import score_cells, suites
 from benchmarks.suite.agreement_table import fine_tuned
 from selector.core.contracts import Score
@@ -32,6 +32,7 @@ from selector.ranking.combination import OUT, combine
 from selector.ranking.outlook import Outlook, Spread, family
 from selector.ranking.prior import static_prior
 
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "model-against-time.md"
 FROZEN = Path(selector.__file__).parent / "ranking" / "outlook.json"
 SUITES = ("images", "held_out", "texts")
 USUAL = ("knn", "probe", "logme")
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         own = [found[name][left_out[name]] for name in sets if sets[name].suite in kept]
         rows += reliability(scope, [cell for one in own for cell in one], len(own))
     write_rows(suites.RESULTS / "best_probability.csv", rows)
+    write_into(PAGE, "best_probability", shown(rows))
     for row in rows:
         print(*row.values())
     pruned = {name: out_of_reach(one, grid[left_out[name]], args.seed) for name, one in sets.items()}
@@ -159,6 +161,16 @@ def reliability(scope: str, made: Cells, count: int) -> list[dict[str, object]]:
         {"scope": scope, "datasets": count, "models": int(own.sum()), "p_best": f"{sure[own].mean():.3f}",
          "best": f"{best[own].mean():.3f}", **whole}
         for own in bins
+    ]  # fmt: skip
+
+
+def shown(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The table of the page: a row a scope."""
+    firsts = {row["scope"]: row for row in reversed(rows)}
+    return [
+        {"datasets": f"{scope} ({row['datasets']})", "expected calibration error": row["error"],
+         "mean P(best) of the first": row["p_best_of_first"], "the first is the best": row["first_is_best"]}
+        for scope, row in reversed(firsts.items())
     ]  # fmt: skip
 
 

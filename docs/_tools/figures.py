@@ -271,6 +271,22 @@ def pilot_runs() -> None:
     intervals("bench-pilot-runs.svg", found, "weighted τ (90% interval)", ("shipped, full", "shipped, default"))
 
 
+@figure("bench-best-probability.svg")
+def best_probability() -> None:
+    """How often models are the best, against their P(best)."""
+    made, ax = axes(high=3.6)
+    ax.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=":")
+    for scope, color in (("images", BLUE), ("texts", GREEN)):
+        found = [r for r in rows("suite/best_probability") if r["scope"] == scope]
+        ax.plot(
+            [number(r["p_best"]) for r in found], [number(r["best"]) for r in found], "o-", color=color, label=scope
+        )
+    ax.set_xlabel("P(best)")
+    ax.set_ylabel("share that is the best")
+    ax.legend(frameon=False)
+    save(made, "bench-best-probability.svg")
+
+
 @figure("bench-other-tasks.svg")
 def other_tasks() -> None:
     """The combined score per target."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-
 import numpy as np
 import pytest
 
-from benchmarks.suite import regret_curve
+from benchmarks.rows import in_markdown, read_rows
+from benchmarks.suite import best_probability, regret_curve
 from benchmarks.suite.best_probability import Dataset
 from benchmarks.suite.regret_curve import FIGURE, Cell, Replay, curve, figure, halving, oracle, selector, trained
 from benchmarks.suite.suites import RESULTS
@@ -38,8 +37,7 @@ def test_a_run_scans_within_half_of_its_budget(replay: Replay) -> None:
 
 
 def test_the_committed_figure_is_current_and_its_message_holds() -> None:
-    with (RESULTS / "regret_curve.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(RESULTS / "regret_curve.csv")
     assert figure(rows) == FIGURE.read_text(encoding="utf-8")
     by_name = {(row["strategy"], int(row["minutes"])): row for row in rows}
     for label in set(regret_curve.NAMES) - {"selector", "without pilot runs", "oracle"}:
@@ -47,3 +45,9 @@ def test_the_committed_figure_is_current_and_its_message_holds() -> None:
             assert float(by_name[label, minutes]["behind_low"]) > -0.5, (label, minutes)
             assert float(by_name[label, minutes]["behind_selector"]) > 1, (label, minutes)
     assert float(by_name["selector", 5]["regret"]) <= 2
+
+
+def test_the_page_shows_the_committed_tables() -> None:
+    page = regret_curve.PAGE.read_text(encoding="utf-8")
+    assert in_markdown(regret_curve.shown(read_rows(RESULTS / "regret_curve.csv"))) in page
+    assert in_markdown(best_probability.shown(read_rows(RESULTS / "best_probability.csv"))) in page
