@@ -1,6 +1,7 @@
 """Ground truth of the coming tasks: its figures, its heads, its maps, its table."""
 
 import json
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_a_failed_cell_is_a_row_that_is_tried_again_and_a_finished_one_is_not(tm
     row = cells.read(out)[bad]
     assert (row["status"], row["test_value"], row["steps"], row["threads"]) == ("ok", "0.500000", "3", "1")
     assert cells.by_output(row) == {"log_price": 0.75, "area": 0.25}
-    assert row["torch"] == torch.__version__.partition("+")[0]
+    assert row["torch"] == metadata.version("torch")
     assert row["cpu"]
 
 

