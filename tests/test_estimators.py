@@ -31,7 +31,9 @@ TOO_FEW = dict.fromkeys(
     ("check_estimators_nan_inf", "check_regressors_no_decision_function", "check_fit2d_1feature"), FEW_ROWS
 )
 
-BY_BATCH = {"check_methods_subset_invariance": "heads are single precision: on some processors a row alone differs by 1e-6"}
+BY_BATCH = {
+    "check_methods_subset_invariance": "heads are single precision: on some processors a row alone differs by 1e-6"
+}
 
 
 def pictures(count: int = 36, size: int = 48) -> tuple[np.ndarray, np.ndarray]:
