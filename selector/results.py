@@ -209,6 +209,7 @@ class ModelResult:
     ``cost`` is what was measured on this machine, None where nothing was.
     ``fit`` says at which batch size and resolution scan and training fit the machine's memory (``scan.memory_fit``); empty
     where that was not looked at.
+    ``prompt`` is what was put before each text, and ``texts_cut`` how many of them the model did not read to their end.
     ``layers`` is the 5-nearest-neighbor accuracy of each layer, for networks that are read at all of them.
     """
 
@@ -243,6 +244,8 @@ class ModelResult:
     cached: bool = False
     cost: Cost | None = None
     fit: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = ""
+    texts_cut: int = 0
 
     def __repr__(self) -> str:
         rank = self.status if self.rank is None else f"rank {self.rank}"

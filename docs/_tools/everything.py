@@ -21,7 +21,13 @@ def ranking() -> Ranking:
     ]
     spec = {"source": "timm:resnet18", "license": "mit", "licence": "mit"}
     model = _filled(
-        results.ModelResult, scores=scores, measurements=tuple(measured), spec=spec, status="ok", name="model"
+        results.ModelResult,
+        scores=scores,
+        measurements=tuple(measured),
+        spec=spec,
+        status="ok",
+        name="model",
+        prompt="query: ",
     )
     failed = results.ModelResult("other", {"source": "timm:resnet18"}, status="failed", reason="…")
     target = {"name": "target", "items": 10, "classes": 2, "modality": "image"}

@@ -92,7 +92,9 @@ class TextPreprocess:
         tokenizer: the tokenizer in the JSON form of the ``tokenizers`` library: all that is needed
             to tokenize again, on any machine.
         max_length: tokens a row at most, special ones included.
-        prefix: put before every text (``"query: "``); of a pair before the first one.
+        prompt: put before every text (``"query: "``); of a pair before the first one.
+        include_prompt: whether its tokens, and those that the tokenizer puts before it, count in poolings over tokens.
+            Where they do not, those behind the text do, as in sentence-transformers.
         long_texts: what does not fit is cut off, or read in overlapping windows whose features are
             averaged.
         pad_id: fills rows up; the network never looks at it.
@@ -106,13 +108,14 @@ class TextPreprocess:
 
     tokenizer: str = field(repr=False)
     max_length: int
-    prefix: str = ""
+    prompt: str = ""
     long_texts: LongTexts = "truncate"
     pad_id: int = 0
     token_types: bool = False
     words: bool = False
     truncation_side: TruncationSide = "right"
     tokens_per_word: int = 1
+    include_prompt: bool = True
 
     modality: ClassVar[str] = "text"
 
@@ -130,13 +133,14 @@ class TextPreprocess:
         return {
             "tokenizer": xxhash.xxh3_128_hexdigest(self.tokenizer.encode()),
             "max_length": self.max_length,
-            "prefix": self.prefix,
+            "prompt": self.prompt,
             "long_texts": self.long_texts,
             "pad_id": self.pad_id,
             "token_types": self.token_types,
             **({"words": True} if self.words else {}),
             **({"truncation_side": self.truncation_side} if self.truncation_side != "right" else {}),
             **({"tokens_per_word": self.tokens_per_word} if self.tokens_per_word != 1 else {}),
+            **({} if self.include_prompt else {"include_prompt": False}),
         }
 
     @classmethod

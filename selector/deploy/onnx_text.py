@@ -28,12 +28,16 @@ Activation = Callable[[Tensor], Tensor]
 
 class TokenRows(Tokens):
     """A batch as an ONNX network gets it: every row is a text of its own, and which tokens the tokenizer
-    added is told by their ids. Where words are tagged every token counts as one."""
+    added is told by their ids, or those of a prompt by their places. Where words are tagged every token counts as one."""
 
-    def __init__(self, ids: Tensor, mask: Tensor, types: Tensor, specials: Sequence[int], *, words: bool) -> None:
+    def __init__(
+        self, ids: Tensor, mask: Tensor, types: Tensor, specials: Sequence[int], unpooled: int, *, words: bool
+    ) -> None:
         content = torch.ones_like(mask, dtype=torch.bool)
-        for special in specials:
+        for special in () if unpooled else specials:
             content = content & (ids != special)
+        if unpooled:
+            content = content & (torch.arange(ids.shape[1], device=ids.device) >= unpooled)
         super().__init__(ids, mask, content, types, owner=mask[:, 0], words=ids if words else None)
 
     def __len__(self) -> int:
@@ -64,13 +68,16 @@ class ReadsIds(nn.Module):
         self.network, self.activation = network, activation
         self._specials = added_ids(preprocess)
         self._words = preprocess.words
+        self._unpooled = TextTokenizer(preprocess).unpooled
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """(logits, probabilities), both (B, K); of a network that tags both (B, T, K), a row a token."""
         kinds = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        logits = self.network(TokenRows(input_ids, attention_mask, kinds, self._specials, words=self._words))
+        logits = self.network(
+            TokenRows(input_ids, attention_mask, kinds, self._specials, self._unpooled, words=self._words)
+        )
         return logits, self.activation(logits)
 
 

@@ -350,7 +350,7 @@ def _masks(preprocess: Preprocess) -> str:
 
 
 def _texts(preprocess: TextPreprocess) -> str:
-    texts = f"[{preprocess.prefix!r} + text for text in texts]" if preprocess.prefix else "texts"
+    texts = f"[{preprocess.prompt!r} + text for text in texts]" if preprocess.prompt else "texts"
     kinds = ", 'token_type_ids': [row.type_ids for row in rows]" if preprocess.token_types else ""
     return _SESSION.format(imports="from tokenizers import Tokenizer\n") + (
         "tokenizer = Tokenizer.from_file('tokenizer.json')\n"

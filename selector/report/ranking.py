@@ -86,6 +86,8 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
         "precision": model.precision,
         "extract_seconds": model.extract_seconds,
         "cached": model.cached,
+        **({"prompt": model.prompt} if model.prompt else {}),
+        **({"texts_cut": model.texts_cut} if model.texts_cut else {}),
         "license": model.spec.get("license"),
         "tags": ",".join(model.spec.get("tags", ())),
     }

@@ -149,6 +149,7 @@ def title(ranking: StoredRanking) -> str:
     return ", ".join(parts)
 
 
+_PROMPT_SHOWN = 30  # characters
 _STRATEGIES = {"frozen": "linear probe", "partial": "partly fine-tuned", "full": "fine-tuned", "lora": "LoRA"}
 
 
@@ -239,6 +240,12 @@ def _columns(ranking: StoredRanking) -> Iterator[Column]:
         yield Column("training", "memory to train", "facts", told, drop=4)
     if any(model.num_features is not None for model in ranking.models):
         yield Column("features", "feature dim", "facts", "Dimension of the features", drop=5)
+    if any(model.prompt for model in ranking.models):
+        told = "What is put before each text, in extraction, training and prediction"
+        yield Column("prompt", "prompt", "facts", told, numeric=False, drop=3)
+    if any(model.texts_cut for model in ranking.models):
+        told = "Texts that are longer than the model reads: what does not fit is cut off"
+        yield Column("texts_cut", "texts cut", "facts", told, drop=3)
     if any(model.spec.get("license") for model in ranking.models):
         yield Column("license", "license", "facts", "License of the weights", numeric=False, drop=6)
     yield Column(
@@ -340,6 +347,12 @@ def _cell(model: ModelResult, column: Column, *, tied: bool) -> Cell:
             return _training(model.fit)
         case "features":
             return Cell("–") if model.num_features is None else Cell(str(model.num_features), model.num_features)
+        case "prompt":
+            one_line = " ".join(model.prompt.split())
+            shown = one_line if len(one_line) <= _PROMPT_SHOWN else one_line[: _PROMPT_SHOWN - 1] + "…"
+            return Cell(shown or "–", one_line, repr(model.prompt) if model.prompt else "")
+        case "texts_cut":
+            return Cell(str(model.texts_cut), model.texts_cut)
         case "license":
             return Cell(str(model.spec.get("license") or "–"), str(model.spec.get("license") or ""))
         case "seconds":

@@ -35,6 +35,7 @@ class Candidate:
     known: dict[str, float] = field(default_factory=dict)
     excluded: str = ""
     cost: Cost | None = None
+    texts_cut: int = 0
 
     @property
     def running(self) -> bool:
@@ -65,6 +66,8 @@ class Candidate:
             cached=self.cached,
             facts=self.known,
             cost=self.cost,
+            prompt=str(facts.get("preprocess", {}).get("prompt", "")),
+            texts_cut=self.texts_cut,
             **(self.transferability.fields() if self.transferability else {}),
         )
 

@@ -53,11 +53,12 @@ CURVE_ROWS = 2000
 
 
 def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterator[str]:
-    """A sentence for each model that did not read all of every text."""
+    """A sentence for each model that did not read all of every text, whose number is noted as well."""
     for candidate in candidates:
         preprocess = {} if candidate.entry is None else candidate.entry.meta.get("preprocess", {})
         longest = preprocess.get("max_length")
         if longest and (count := extraction.work.prepared.texts_cut(preprocess)):
+            candidate.texts_cut = count
             of = f"{candidate.spec.name}: {count} of {len(extraction.target)}"
             if preprocess.get("long_texts") == "window":
                 yield f"{of} pairs hold two long texts: the shorter one was cut to half of {longest} tokens."
@@ -170,6 +171,7 @@ class TargetScan:
         if extraction.work.prepared.smallest_pixels is None:  # other processes decoded them, or other targets' scans
             self._open_pictures()
         found[:0] = leak_caveats(data, extraction.work.prepared.smallest_pixels, self._store)
+        cut = list(cut_notes(candidates, extraction))
         results = ordered([candidate.result() for candidate in candidates])
         leader = next((c for c in candidates if c.running and [c.spec.name] == [m.name for m in results[:1]]), None)
         ranking = Ranking(
@@ -196,7 +198,7 @@ class TargetScan:
             warnings=(
                 *data.notes,
                 *self._knowledge.notes,
-                *cut_notes(candidates, extraction),
+                *cut,
                 *(caveat.text for caveat in found),
             ),
             caveats=tuple(found),

@@ -35,6 +35,7 @@ _SETTINGS = (
     "tokenizer_config.json",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "1_Pooling/config.json",
 )  # what decides the features, beside the weights
 

@@ -90,15 +90,30 @@ def create_backbone(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         SourceError: transformers cannot build it, or ``checked_settings`` refuses it.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     settings = checked_settings("transformers", config)
     kind = settings.pop("model_type")
     try:
         made = AutoConfig.for_model(kind, **settings)
-        return stripped(AutoModel.from_config(made, dtype=torch.float32, trust_remote_code=False))  # type: ignore[no-untyped-call]
+        return stripped(create(made))
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
         raise SourceError(f"transformers cannot build a network of the type '{kind}': {first_line(error)}") from error
+
+
+def model_class(kind: str) -> Any:
+    """What builds and loads networks of a type: of those with an encoder and a decoder the encoder."""
+    import transformers
+
+    return getattr(transformers, ENCODER_CLASSES.get(kind, "AutoModel"))
+
+
+def create(config: Any) -> Any:
+    """A network with random weights in float32 from a configuration of transformers."""
+    kind = model_class(config.model_type)
+    if config.model_type in ENCODER_CLASSES:
+        return kind._from_config(config, dtype=torch.float32)
+    return kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
 def checked_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,8 +199,17 @@ def _is_built_in(value: Any) -> bool:
     return value is None or isinstance(value, bool) or (isinstance(value, str) and value in _BUILT_IN)
 
 
+ENCODER_CLASSES = {
+    "t5": "T5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "umt5": "UMT5EncoderModel",
+    "longt5": "LongT5EncoderModel",
+}
+"""Networks with an encoder and a decoder that are read by their encoder, and its class: the decoder is never built."""
+
 MODEL_TYPES = frozenset(
     {
+        *ENCODER_CLASSES,
         # encoders
         *("albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
         *("deberta-v2", "distilbert", "electra", "ernie", "eurobert", "flaubert", "fnet", "funnel", "gte", "ibert"),
@@ -210,8 +234,10 @@ builds no network that a nested configuration names (``vision-encoder-decoder``)
 
 def stripped(backbone: Any) -> nn.Module:
     """Without the pooler that some encoders carry for their pretraining, and without a cache of keys."""
-    if backbone.config.is_encoder_decoder:
-        raise SourceError("models with an encoder and a decoder (T5, BART) are not read; take an encoder or a decoder.")
+    if backbone.config.is_encoder_decoder and backbone.config.model_type not in ENCODER_CLASSES:
+        raise SourceError(
+            "of models with an encoder and a decoder only the T5 family is read, by its encoder; take another model."
+        )
     if isinstance(getattr(backbone, "pooler", None), nn.Module):
         backbone.pooler = None
     backbone.config.use_cache = False

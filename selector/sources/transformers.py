@@ -1,6 +1,7 @@
 """Text models of transformers: ``transformers:org/name`` (hub) or ``transformers:path/to/folder``.
 
-Encoders (BERT and its kin), decoders (GPT-2, Llama and their kin) and sentence-transformers folders.
+Encoders (BERT and its kin), decoders (GPT-2, Llama and their kin), the encoders of the T5 family and
+sentence-transformers folders.
 Features are, unless the zoo says otherwise, the mean over all layers of the mean over tokens
 (docs/benchmarks/text-classification.md says on what evidence), of decoders weighted by position; a sentence-transformers
 folder is read as its ``1_Pooling`` says, from its last layer, because that is what it was trained for.
@@ -44,7 +45,8 @@ _RESERVED = frozenset(
     }
 )
 
-_SENTENCES = "sentence_bert_config.json"
+_SENTENCES, _PROMPTS = "sentence_bert_config.json", "config_sentence_transformers.json"
+_POOLING = "1_Pooling/config.json"
 
 _LEADS_ELSEWHERE = re.compile("_file$|_kwargs$|path|auto_map|chat_template")
 """Keys of ``tokenizer_config.json`` that name files or code, or that only programs for chats read."""
@@ -69,7 +71,9 @@ class TransformersSource:
             config = {**find_files(spec).read("config.json"), **spec.kwargs}
         except SourceError:
             return []
-        count = next((config[key] for key in ("num_hidden_layers", "n_layer", "n_layers") if key in config), 0)
+        count = next(
+            (config[key] for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in config), 0
+        )
         return [str(i + 1) for i in range(int(count))]
 
     def repository(self, spec: ModelSpec) -> str | None:
@@ -135,7 +139,7 @@ class TransformersEncoder(TextEncoder):
             identity,
             preprocess,
             ("weighted", "mean") if causal else ("mean", "first"),
-            None if own is None else TextPath(LAST, cast(Any, own), specials=True),
+            None if own is None else TextPath(LAST, cast(Any, own), specials=not _leaves_prompt_out(preprocess)),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -143,6 +147,11 @@ class TransformersEncoder(TextEncoder):
         from selector.sources._transformer import describe
 
         return describe(self.module, self.path)
+
+
+def _leaves_prompt_out(preprocess: TextPreprocess) -> bool:
+    """Whether a pooling counts the tokens behind a prompt only, which the tokenizer then marks as content."""
+    return bool(preprocess.prompt) and not preprocess.include_prompt
 
 
 def _has_token_types(backbone: nn.Module) -> bool:
@@ -186,12 +195,12 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
 
     import torch
     from safetensors import SafetensorError
-    from transformers import CONFIG_MAPPING, AutoModel
+    from transformers import CONFIG_MAPPING
     from transformers.utils import logging
 
     from selector.sources._bounded import bounded_settings
     from selector.sources._encoder import seeded
-    from selector.sources._transformer import checked_settings, file_settings, stripped
+    from selector.sources._transformer import checked_settings, create, file_settings, model_class, stripped
 
     folder = str(files.folder)
     settings = file_settings(spec.name, files.read("config.json"))
@@ -208,8 +217,8 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
                     f"{spec.name}: config.json of a {kind} has no setting '{next(iter(unknown))}' (kwargs of the zoo entry)."
                 )
             with torch.device("meta"), bounded_settings(spec.name, settings, *files.fetched(spec.name)):
-                AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)  # type: ignore[no-untyped-call]
-            model, found = AutoModel.from_pretrained(
+                create(config)
+            model, found = model_class(kind).from_pretrained(
                 place,
                 config=config,
                 dtype=torch.float32,
@@ -288,6 +297,8 @@ def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_t
         pad_id=_pad_id(pad, config),
         token_types=token_types,
         truncation_side=side,
+        prompt=_prompt(spec, files),
+        include_prompt=files.read(_POOLING).get("include_prompt") is not False,
     )
     if spec.text is not None:
         preprocess = replace(preprocess, **spec.text.changes())
@@ -297,6 +308,30 @@ def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_t
             "has positions for; lower it ('long_texts: window' reads all of a text in pieces of that length)."
         )
     return preprocess
+
+
+def _prompt(spec: ModelSpec, files: ModelFiles) -> str:
+    """What a sentence-transformers folder puts before a text: its default prompt, or the one that the zoo names.
+
+    Raises:
+        SourceError: no prompt of that name, or a file that holds something else.
+    """
+    said = files.read(_PROMPTS)
+    prompts = said.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise SourceError(f"{spec.name}: 'prompts' in {_PROMPTS} must be texts by name; take the key out of the file.")
+    asked = spec.text.prompt_name if spec.text is not None else None
+    name = asked or said.get("default_prompt_name")
+    if name is None:
+        return ""
+    if name not in prompts:
+        whose = "text.prompt_name" if asked else f"default_prompt_name of {_PROMPTS}"
+        known = f"known are {', '.join(map(repr, prompts))}" if prompts else "the model has none"
+        raise SourceError(
+            f"{spec.name}: {whose} is {str(name)[:80]!r}, and no prompt is called so; {known}. Or give the text itself as "
+            "'text: {prompt: ...}'."
+        )
+    return str(prompts[name])
 
 
 def _lower_cased(tokenizer: str) -> str:
@@ -387,7 +422,7 @@ def _sentence_length(files: ModelFiles) -> int | None:
 
 def _own_pooling(files: ModelFiles) -> str | None:
     """How a sentence-transformers folder pools; None for other folders."""
-    said = files.read("1_Pooling/config.json")
+    said = files.read(_POOLING)
     if not said or not files.read("modules.json"):
         return None
     named = said.get("pooling_mode", [])  # since version 5.2; a switch for each before

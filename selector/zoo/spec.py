@@ -96,18 +96,26 @@ class WeightsFile(_Strict):
 
 class TextSettings(_Strict):
     """How a model reads texts: fields of ``contracts.TextPreprocess`` to change, and for a network
-    that brings none (ONNX) the ``tokenizer.json`` to use. ``words`` is set by the scan of a tagging target."""
+    that brings none (ONNX) the ``tokenizer.json`` to use. ``words`` is set by the scan of a tagging target.
+    ``prompt_name`` takes one of the prompts that a sentence-transformers folder lists, instead of its default."""
 
     max_length: int | None = Field(default=None, ge=4)
-    prefix: str | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
     long_texts: Literal["truncate", "window"] | None = None
     tokenizer: WeightsFile | None = None
     words: Literal[True] | None = None
     truncation_side: Literal["right", "left"] | None = None
 
+    @model_validator(mode="after")
+    def _one_prompt(self) -> TextSettings:
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("'prompt' is the text itself and 'prompt_name' one of the model's own; give one of them")
+        return self
+
     def changes(self) -> dict[str, Any]:
         """The fields of ``TextPreprocess`` that are set."""
-        return self.model_dump(exclude_none=True, exclude={"tokenizer"})
+        return self.model_dump(exclude_none=True, exclude={"tokenizer", "prompt_name"})
 
 
 _Side = Annotated[PositiveInt, Field(le=8192)]
@@ -230,6 +238,11 @@ class ModelSpec(_Strict):
         for other, found in given.items():
             if found:
                 raise ValueError(_MISPLACED[other])
+        if self.text is not None and self.text.prompt_name is not None and self.source_name != "transformers":
+            raise ValueError(
+                f"'text.prompt_name' names a prompt of a sentence-transformers folder, and models of {self.source_name} "
+                "list none; give the text itself as 'text.prompt'"
+            )
         return self
 
     @property

@@ -75,7 +75,7 @@ def test_a_shorter_text_that_leaves_no_room_is_cut_to_half_of_it() -> None:
 
 
 def test_the_prefix_belongs_to_the_first_text_and_any_script_is_cut_between_characters() -> None:
-    found = windows((" ".join(SHORT), " ".join(LONG)), 16, prefix="query : ")
+    found = windows((" ".join(SHORT), " ".join(LONG)), 16, prompt="query : ")
     assert all(first == ["query", ":", *SHORT] for first, _ in words(found))
     pair = ("\u0645\u0631\u062d\u0628\u0627" * 20, "\U0001f642\u00e9" * 200)
     found = windows(pair, 40, tokenizer=byte_level())

@@ -30,10 +30,10 @@ def tokens_of(preprocess: TextPreprocess, sentences: list[Words] = SENTENCES) ->
 
 
 @pytest.mark.parametrize("make", [wordpiece, byte_level])
-@pytest.mark.parametrize("prefix", ["", "query: "])
-def test_tokens_belong_to_the_word_they_spell(make: Any, prefix: str) -> None:
+@pytest.mark.parametrize("prompt", ["", "query: "])
+def test_tokens_belong_to_the_word_they_spell(make: Any, prompt: str) -> None:
     tokenizer = make()
-    tokens = tokens_of(TextPreprocess(tokenizer.to_str(), 128, prefix=prefix, words=True))
+    tokens = tokens_of(TextPreprocess(tokenizer.to_str(), 128, prompt=prompt, words=True))
     assert tokens.words is not None
     assert tokens.num_features == 12
     flat = [word for sentence in SENTENCES for word in sentence]
@@ -45,9 +45,9 @@ def test_tokens_belong_to_the_word_they_spell(make: Any, prefix: str) -> None:
             assert not ids  # the tokenizer leaves nothing of it
         else:
             assert spelled.lower() == word.replace(" ", "").lower()
-    # the prefix and what the tokenizer adds are of no word
+    # the prompt and what the tokenizer adds are of no word
     own = int((tokens.words >= 0).sum())
-    assert own <= int(tokens.content.sum()) - (len(SENTENCES) if prefix else 0)
+    assert own <= int(tokens.content.sum()) - (len(SENTENCES) if prompt else 0)
 
 
 def test_long_texts_are_read_in_windows_and_no_word_is_lost() -> None:

@@ -195,7 +195,7 @@ def test_the_target_decides_what_a_row_is() -> None:
     from selector.scan.selection import reading_rows_of
     from selector.zoo import ModelSpec
 
-    entries = [{"pooling": "first", "text": {"words": True, "prefix": "q: "}}, {"pooling": "cls"}, {}]
+    entries = [{"pooling": "first", "text": {"words": True, "prompt": "q: "}}, {"pooling": "cls"}, {}]
     specs = [ModelSpec.model_validate({"source": f"transformers:m{i}", **e}) for i, e in enumerate(entries)]
     words, texts = (
         load_target(tagged(20)),
@@ -203,11 +203,11 @@ def test_the_target_decides_what_a_row_is() -> None:
     )
     of_words = reading_rows_of(specs, words)
     assert [(s.pooling, s.text.changes()) for s in of_words if s.text] == [
-        ("first", {"prefix": "q: ", "words": True}), (None, {"words": True}), (None, {"words": True}),
+        ("first", {"prompt": "q: ", "words": True}), (None, {"words": True}), (None, {"words": True}),
     ]  # fmt: skip
     of_texts = reading_rows_of(specs, texts)
     assert [(s.pooling, s.text.changes() if s.text else None) for s in of_texts] == [
-        (None, {"prefix": "q: "}), ("cls", None), (None, None),
+        (None, {"prompt": "q: "}), ("cls", None), (None, None),
     ]  # fmt: skip
     assert of_texts[1].feature_settings() == specs[1].feature_settings()  # what was stored of texts stays known
 

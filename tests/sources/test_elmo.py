@@ -162,7 +162,7 @@ def test_a_pair_is_read_as_one_text(folder: Path) -> None:
 
 def test_a_prefix_is_read_before_the_words(folder: Path) -> None:
     for prefix, first in (("go ", ["go", "sun"]), ("go", ["gosun"])):
-        encoder = load(folder, text={"words": True, "prefix": prefix})
+        encoder = load(folder, text={"words": True, "prompt": prefix})
         with torch.no_grad():
             found = encoder.encode(tokens(encoder, [Words(("sun", "rain"))])).numpy()
         expected = np.mean(Reference(folder).layers([*first, "rain"]), axis=0)

@@ -54,7 +54,7 @@ def as_users_do(path: Path, session: Any, texts: list[Any]) -> dict[str, np.ndar
     tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
     tokenizer.enable_truncation(preprocess["max_length"])
     tokenizer.enable_padding(pad_id=preprocess["pad_id"])
-    found = tokenizer.encode_batch([preprocess["prefix"] + t if isinstance(t, str) else t for t in texts])
+    found = tokenizer.encode_batch([preprocess["prompt"] + t if isinstance(t, str) else t for t in texts])
     columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     return {name: np.array([getattr(row, column) for row in found], np.int64) for name, column in columns.items()}
 
@@ -63,7 +63,7 @@ def as_users_do(path: Path, session: Any, texts: list[Any]) -> dict[str, np.ndar
     ("family", "names", "changes"),
     [
         ("bert", ["input_ids", "attention_mask", "token_type_ids"], {}),
-        ("gpt2", ["input_ids", "attention_mask"], {"prefix": "the weather is "}),
+        ("gpt2", ["input_ids", "attention_mask"], {"prompt": "the weather is "}),
     ],
 )
 def test_the_onnx_file_and_the_example_of_the_page_say_the_same(
@@ -88,7 +88,7 @@ def test_the_onnx_file_and_the_example_of_the_page_say_the_same(
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["class_names"]) == list(CLASSES)
     assert set(facts) == {"name", "task", "class_names", "class_values", "preprocess", "context"}
-    told = {"max_length", "prefix", "pad_id", "long_texts", "token_types", "tokenizer"}
+    told = {"max_length", "prompt", "pad_id", "long_texts", "token_types", "tokenizer"}
     assert set(json.loads(facts["preprocess"])) == told
     assert json.loads(facts["preprocess"])["max_length"] == 64
     example = re.search(

@@ -48,10 +48,12 @@ def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_layer_is_what_transformers_gives(folders: dict[str, Path], family: str) -> None:
-    from transformers import AutoModel
+    from transformers import AutoModel, T5EncoderModel
 
     encoder = load(folders[family])
-    reference = AutoModel.from_pretrained(folders[family], dtype=torch.float32).eval()
+    reference = (
+        (T5EncoderModel if family == "t5" else AutoModel).from_pretrained(folders[family], dtype=torch.float32).eval()
+    )
     batch = tokens(encoder)
     with torch.no_grad():
         layers = per_layer(encoder, batch)
@@ -143,7 +145,7 @@ def test_a_sentence_folder_is_read_as_it_was_trained(tmp_path: Path) -> None:
 
 def test_prefix_length_and_windows(folders: dict[str, Path]) -> None:
     plain = load(folders["bert"])
-    prefixed = load(folders["bert"], text={"prefix": "query: "})
+    prefixed = load(folders["bert"], text={"prompt": "query: "})
     with torch.no_grad():
         expected = plain.encode(tokens(plain, [f"query: {text}" for text in TEXTS]))
         torch.testing.assert_close(prefixed.encode(tokens(prefixed)), expected)
@@ -203,7 +205,7 @@ def test_identities_follow_what_decides_the_features(folders: dict[str, Path], t
         identity(pooling="cls"),
         identity(layer="2"),
         identity(text={"max_length": 16}),
-        identity(text={"prefix": "query: "}),
+        identity(text={"prompt": "query: "}),
         identity(text={"long_texts": "window"}),
         identity(kwargs={"num_hidden_layers": 2}),
     }
@@ -345,7 +347,7 @@ def test_the_zoo_says_what_a_model_reads(tmp_path: Path) -> None:
         ZooError, match=r"zoo.yaml:2 models\[0\].*'preprocess' is for images, and this model reads texts"
     ):
         load_zoo(file)
-    file.write_text("models:\n - {timm: resnet18, text: {prefix: a}}\n")
+    file.write_text("models:\n - {timm: resnet18, text: {prompt: a}}\n")
     with pytest.raises(ZooError, match=r"'text' is for models that read texts; say 'modality: text' if this one does"):
         load_zoo(file)
     file.write_text("models:\n - {transformers: org/x, text: {max_lenght: 9}}\n")

@@ -36,7 +36,14 @@ DECODERS: dict[str, dict[str, Any]] = {
     "gemma": {"model_type": "gemma3_text", **DECODER},
     "qwen": {"model_type": "qwen3", **DECODER},
 }
-FAMILIES = {**ENCODERS, **DECODERS}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
+ENCODERS_OF_TWO: dict[str, dict[str, Any]] = {
+    "t5": {"model_type": "t5", **T5},
+    "mt5": {"model_type": "mt5", **T5},
+    "umt5": {"model_type": "umt5", **T5},
+    "longt5": {"model_type": "longt5", **T5, "local_radius": 4},
+}
+FAMILIES = {**ENCODERS, "t5": ENCODERS_OF_TWO["t5"], **DECODERS}
 
 WORDS = [
     "a",
@@ -138,8 +145,8 @@ def text_model(folder: Path, family: str = "bert", *, tokenizer: bool = True, se
     """A folder as ``save_pretrained`` writes it, with seeded random weights."""
     from transformers import AutoConfig, AutoModel
 
-    settings = {**FAMILIES[family], **changes}
-    made = wordpiece() if family in ENCODERS else byte_level()
+    settings = {**{**FAMILIES, **ENCODERS_OF_TWO}[family], **changes}
+    made = byte_level() if family in DECODERS else wordpiece()
     config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=300, **settings)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -147,7 +154,7 @@ def text_model(folder: Path, family: str = "bert", *, tokenizer: bool = True, se
     if tokenizer:
         made.save(str(folder / "tokenizer.json"))
         special: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64}
-        if family in ENCODERS:
+        if family not in DECODERS:
             special |= {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
         (folder / "tokenizer_config.json").write_text(json.dumps(special))
     return folder

@@ -299,7 +299,7 @@ def test_the_text_models_of_the_shipped_zoo() -> None:
     assert min(m.params or 0 for m in hub) < 5e6
     assert max(m.params or 0 for m in hub) > 1e9
     assert sum("decoder" in m.tags for m in hub) >= 5
-    assert {m.text.prefix for m in hub if m.text} == {"query: "}
+    assert {m.text.prompt for m in hub if m.text} == {"query: "}
 
 
 def test_the_offline_models_need_no_hub() -> None:

@@ -189,13 +189,14 @@ class _TextSettings(BaseModel):
 
     tokenizer: str
     max_length: int = Field(ge=4, le=1_000_000)
-    prefix: str = ""
+    prompt: str = ""
     long_texts: LongTexts = "truncate"
     pad_id: int = Field(default=0, ge=0, lt=2**31)
     token_types: bool = False
     words: bool = False
     truncation_side: TruncationSide = "right"
     tokens_per_word: int = Field(default=1, ge=1, le=1_000_000)
+    include_prompt: bool = True
 
 
 @serializer("text")
@@ -270,9 +271,9 @@ class TextSerializer(Serializer):
         """See ``Serializer``."""
         windows = preprocess.words or preprocess.long_texts == "window"
         long = "read in overlapping windows" if windows else "cut off"
-        prefix = f"; `{cell(preprocess.prefix)}` is put before each" if preprocess.prefix else ""
+        prompt = f"; `{cell(preprocess.prompt)}` is put before each" if preprocess.prompt else ""
         texts = "pairs of texts" if pairs else "texts"
-        return f"| input | {texts}, tokenized by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prefix} |"
+        return f"| input | {texts}, tokenized by tokenizer.json; longer than {preprocess.max_length} tokens: {long}{prompt} |"
 
     def tensor(self, preprocess: TextPreprocess) -> str:
         """See ``Serializer``."""

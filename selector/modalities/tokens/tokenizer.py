@@ -119,19 +119,19 @@ class TextTokenizer:
 
     def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenizedText]:
         """One entry a text, in order. Cost: some 10,000 short texts a second and core."""
-        prefix = self.preprocess.prefix
+        prompt = self.preprocess.prompt
         if self.preprocess.words:
             return self._of_words(texts)
         pairs = bool(texts) and not isinstance(texts[0], str)
         if any(isinstance(text, str) is pairs for text in texts):
             raise ConfigError("some of the items are texts and some are pairs of texts; give all of one kind.")
         if pairs:
-            given = [(prefix + text[0], text[1]) for text in texts]
+            given = [(prompt + text[0], text[1]) for text in texts]
             found = self._pair.encode_batch(given)
             if self._windows:
                 return [self._pair_rows(pair, whole) for pair, whole in zip(given, found, strict=True)]
         else:
-            found = self._single.encode_batch([f"{prefix}{text}" for text in texts])
+            found = self._single.encode_batch([f"{prompt}{text}" for text in texts])
         return [self._rows(encoding) for encoding in found]
 
     def _of_words(self, texts: Sequence[RawText | Words]) -> list[TokenizedText]:
@@ -139,8 +139,8 @@ class TextTokenizer:
         if any(words is None for words in sentences):
             raise ConfigError("this tokenizer takes lists of words (Words); some of the items are something else.")
         # read as one text, so that a word's tokens are those it has in running text, whatever the tokenizer
-        prefix = self.preprocess.prefix
-        found = self._single.encode_batch([prefix + words.text for words in sentences if words is not None])
+        prompt = self.preprocess.prompt
+        found = self._single.encode_batch([prompt + words.text for words in sentences if words is not None])
         return [
             self._words_of(encoding, words)
             for encoding, words in zip(found, sentences, strict=True)
@@ -150,7 +150,7 @@ class TextTokenizer:
     def _words_of(self, encoding: Any, words: Words) -> TokenizedText:
         text = self._rows(encoding)
         lengths = np.array([len(word) for word in words], np.int64)
-        begins = len(self.preprocess.prefix) + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
+        begins = len(self.preprocess.prompt) + np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
         windows = [_word_of_token(row, begins, begins + lengths) for row in (encoding, *encoding.overflowing)]
         # the first token of a word decides in which window it is read: where most text is on both sides of it
         best, owner = np.full(len(words), -1), np.full(len(words), -1)
@@ -170,6 +170,15 @@ class TextTokenizer:
         if len(whole.ids) <= longest:
             return self._rows(whole)
         return self._rows(*pair_windows(self._windowed, pair, whole, longest, self._stride))
+
+    @cached_property
+    def unpooled(self) -> int:
+        """Tokens at the begin of a row that count in no pooling over tokens: those of the prompt, unless
+        ``include_prompt`` says otherwise. 0 where the tokens of the text itself are what counts."""
+        if self.preprocess.include_prompt or not self.preprocess.prompt:
+            return 0
+        special = self._single.encode(self.preprocess.prompt).special_tokens_mask
+        return len(special) - (special[-1] if special else 0)
 
     @cached_property
     def _pair(self) -> Any:
@@ -197,6 +206,10 @@ class TextTokenizer:
             + np.asarray(row.type_ids or [0], np.uint8) * SECOND
             for row in rows
         )
+        if self.unpooled:
+            flags[0][:] = (flags[0] & ~np.uint8(SPECIAL)) | (np.arange(len(flags[0])) < self.unpooled) * np.uint8(
+                SPECIAL
+            )
         return TokenizedText(ids, flags, cut)
 
 
