@@ -40,7 +40,7 @@ class TrainingOptions(CallOptions):
         ge=16, panel=CONFIRM, needs=(LABELS, NETWORKS, IMAGES),
     )  # fmt: skip
     decoder: Words | None = option(
-        None, "Decoders, comma-separated. Masks: linear, fcn, deeplabv3; boxes: fasterrcnn, retinanet, fcos, ssd (default: "
+        None, "Decoders, comma-separated. Masks: linear, fcn, deeplabv3, unet; boxes: fasterrcnn, retinanet, fcos, ssd (default: "
         "the first).", panel=CONFIRM, many=True, needs=(LABELS, NETWORKS),
     )  # fmt: skip
     loss: str | None = option(

@@ -362,7 +362,7 @@ def test_the_loss_is_weighted_cross_entropy_over_known_pixels(scenes: Target) ->
     assert learner.weight(nothing) == 0.0
 
 
-@pytest.mark.parametrize("decoder", ["linear", "fcn", "deeplabv3"])
+@pytest.mark.parametrize("decoder", ["linear", "fcn", "deeplabv3", "unet"])
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
 def test_decoders_learn_and_are_built_again(scenes: Target, name: str, decoder: str) -> None:
     from selector.sources import registry as sources
@@ -432,6 +432,35 @@ def test_a_stage_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> N
     for sample in outcome["samples"]:
         assert [p["title"] for p in sample["pictures"]] == ["picture", "truth", "predicted"]
         assert all(p["uri"].startswith("data:image/jpeg;base64,") for p in sample["pictures"])
+
+
+def test_a_u_net_is_ranked_trained_saved_and_exported(scenes: Target, tmp_path: Path) -> None:
+    import onnxruntime
+
+    ranking = selector.rank(
+        scenes, zoo=[spec("timm:test_resnet", name="tiny")], store=tmp_path / "store", out=tmp_path / "run",
+        confirm=True, decoder="unet", strategies=("full",), max_steps=12, measure_cost="never",
+    )  # fmt: skip
+    (measured,) = ranking["tiny"].measurements
+    assert measured.status == "ok", measured.note
+    assert ranking["tiny"].transferability is not None
+    model = selector.load_model(tmp_path / "run")
+    assert model.config["recipe"]["decoder"] == "unet"
+    picture, _ = scene(np.random.default_rng(5), (48, 64))
+    found = model.predict([picture])
+    assert found.masks[0].shape == (48, 64)  # type: ignore[attr-defined]
+    session = onnxruntime.InferenceSession(str(export_onnx(tmp_path / "run", tmp_path / "model.onnx")))
+    batch = torch.randn((1, *model.preprocess.input_size), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.module(batch)
+    logits = session.run(["logits"], {session.get_inputs()[0].name: batch.numpy()})[0]
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
+
+
+def test_a_decoder_that_is_not_installed_says_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selector.tasks.segmentation.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"needs the extra 'decoders'; run: pip install 'zoo-selector\[decoders\]'"):
+        task.configured(decoder="unet")
 
 
 # ---------------------------------------------------------------------------- use

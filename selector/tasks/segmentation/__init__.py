@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import xxhash
 
 from selector.core.contracts import Encoder, LabelKind, Target
-from selector.core.errors import TargetError
+from selector.core.errors import ConfigError, TargetError
 from selector.core.prediction import Prediction
 from selector.core.stats import Metric
 from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Section, Stats
@@ -146,7 +147,8 @@ class Segmentation(SegmentationReading, MapTask):
     """See ``core.task.Task``.
 
     Attributes:
-        decoder: what sits on the maps: ``linear`` (on all of them, starts as the probe), ``fcn`` or ``deeplabv3``.
+        decoder: what sits on the maps: ``linear`` (on all of them, starts as the probe), ``fcn``, ``deeplabv3`` or ``unet``
+            (of segmentation-models-pytorch, extra ``decoders``).
     """
 
     name = "segmentation"
@@ -163,12 +165,22 @@ class Segmentation(SegmentationReading, MapTask):
         "Its logits have the size of the image that the network reads, so a mask of another size is interpolated twice; "
         "`predict` reads masks of any size off the decoder's own logits."
     )
-    decoders = ("linear", "fcn", "deeplabv3")
+    decoders = ("linear", "fcn", "deeplabv3", "unet")
     decoder = "linear"
     lacking = (
         "have no pixel in {split}, such as {names}: their IoU there is 0 once a pixel is predicted as them, and else left "
         "out of the mean."
     )
+
+    def configured(self, *, decoder: str | None = None, **options: Any) -> Self:
+        """See ``MapTask``.
+
+        Raises:
+            ConfigError: what the decoder comes from is not installed, as well.
+        """
+        if decoder == "unet" and find_spec("segmentation_models_pytorch") is None:
+            raise ConfigError("decoder 'unet' needs the extra 'decoders'; run: pip install 'zoo-selector[decoders]'")
+        return super().configured(decoder=decoder, **options)
 
     # rows
 

@@ -71,12 +71,39 @@ class Deep(nn.Module):
         return cast(torch.Tensor, self.head(torch.cat(side_by_side, 1)))
 
 
+class Unet(nn.Module):
+    """The decoder of a U-Net, from segmentation-models-pytorch, on the maps of any encoder.
+
+    Each block doubles the size, or goes to that of the next finer map, which is put beside it; a block more goes to twice
+    the size of the finest map.
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int) -> None:
+        super().__init__()
+        from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+
+        widths = [max(_NARROWEST, _WIDEST >> i) for i in range(len(channels))]
+        self.blocks = UnetDecoder((classes, *channels), widths, n_blocks=len(widths))
+        self.head = nn.Conv2d(widths[-1], classes, 3, padding=1)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Logits (B, K, h, w) at twice the size of the first map."""
+        finest = maps[0][:, :1]
+        shape = finest.repeat_interleave(2, 2).repeat_interleave(2, 3)  # only its size is read
+        return cast(torch.Tensor, self.head(self.blocks([shape, *maps])))
+
+
+_WIDEST, _NARROWEST = 256, 16  # channels of the blocks, as in the library: halved from block to block
+
+
 HEADS: dict[str, type[nn.Module]] = {"fcn": FCNHead, "deeplabv3": DeepLabHead}
 
 
 def decoder_of(name: str, channels: Sequence[int], strides: Sequence[int], classes: int) -> nn.Module:
     """A fresh decoder; ``name`` is one of ``Segmentation.decoders``."""
-    return Linear(channels, classes) if name == "linear" else Deep(HEADS[name], channels, strides, classes)
+    if name == "linear":
+        return Linear(channels, classes)
+    return Unet(channels, classes) if name == "unet" else Deep(HEADS[name], channels, strides, classes)
 
 
 class SegmentationNetwork(nn.Module):
