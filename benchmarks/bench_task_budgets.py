@@ -4,7 +4,7 @@
 
 One row a task, budget and load, written as it is measured; rows that are there already are not measured again. A scan of two
 encoders comes first and is in no figure; the row is of its confirmation. ``used`` is the share of the budget in optimizer
-steps and in passes that are used: validation, frozen heads and the test split, with the loading of models. ``busy`` is a loop
+steps and in passes that are used: validation, heads, pilot runs and the test split, with the loading of models. ``busy`` is a loop
 on one core beside it, or other programs; ``load_average`` that of the last minute when it ended, its own included.
 """
 
@@ -30,7 +30,7 @@ from benchmarks.suite.image_sets import WITHOUT_SPLIT, decode
 
 OUT = Path(__file__).parent / "results"
 PICTURES, TEXTS = "efficientnet-lite0,efficientnet-lite1", "*minilm*"
-UNUSED = ("heads at the size of the training, estimates", "between trainings", "micro trials")
+UNUSED = ("estimates", "between trainings")
 
 
 TASKS: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {

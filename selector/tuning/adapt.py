@@ -110,19 +110,21 @@ def run_adaptation(
     Cost: a head a model and strategy, and the validators: seconds each.
     """
     task.check(target)
-    now = time.perf_counter if bench is None else bench.now
-    times = [now()]
-    ends = math.inf if budget_seconds is None else times[0] + budget_seconds
+    moment: Callable[[], tuple[float, Mapping[str, float]]] = (
+        (lambda: (time.perf_counter(), {})) if bench is None else bench.moment
+    )
+    moments = [moment()]
+    ends = math.inf if budget_seconds is None else moments[0][0] + budget_seconds
     on_record: OnRecord = bench.working_on if bench is not None else lambda *_: contextlib.nullcontext()
     sealed = task.hidden(target)
     items = target.indices(UNLABELED)
     given = {i: labels[target.hashes[k]] for i, k in enumerate(items) if labels and target.hashes[k] in labels}
     with sealed.choosing() as choice:
         pool = _heads(candidates, target, task, features_for, names, seed, progress, on_record)
-        times.append(now())
+        moments.append(moment())
         if bench is not None:
             _train_networks(pool, candidates, names, task, bench, ends, max_steps, seed)
-        times.append(now())
+        moments.append(moment())
         if not pool.made:
             return AdaptationResult({c.name: _failed(c, pool, task) for c in candidates}, None, None, (), {})
         chosen = choose({key: adapted.view for key, adapted in pool.made.items()}, pool.shifts)
@@ -144,7 +146,7 @@ def run_adaptation(
         measurements, best, chosen, (*trouble, *_cut(pool.made), *chosen.notes),
         {**_section(pool.made, chosen, pool.domains[chosen.name[0]], target), **labeled}, tuple(pool.made),
         np.stack([adapted.view.target for adapted in pool.made.values()]).astype(np.float32), merits,
-        seconds_by_part(PARTS, [*times, now()], {} if bench is None else bench.seconds),
+        seconds_by_part(PARTS, [*moments, moment()]),
     )  # fmt: skip
 
 

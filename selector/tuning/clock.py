@@ -16,22 +16,24 @@ RESERVE_SECONDS = 3.0  # for what comes after the last round
 BETWEEN = "between trainings"  # building, saving, comparing; waiting for workers
 
 
-def seconds_by_part(parts: Sequence[str], times: Sequence[float], trainings: Mapping[str, float]) -> dict[str, float]:
-    """Where the time went.
+def seconds_by_part(parts: Sequence[str], moments: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+    """Where the time went; what has a name of its own is not counted in the part that it happened in.
 
     Args:
-        parts: their names in order, ``BETWEEN`` for the one in which trainings run: what they spent stands beside it.
-        times: at which each began, and the last one ended.
-        trainings: seconds of the trainings, by what they spent them on.
+        parts: their names in order.
+        moments: when each part began, and the last one ended, with the seconds named until then.
+
+    >>> seconds_by_part(["loading", "trainings"], [(0.0, {}), (2.0, {}), (9.0, {"steps": 4.0})])
+    {'loading': 2.0, 'steps': 4.0, 'trainings': 3.0}
     """
     found: dict[str, float] = {}
-    for part, (begun, ended) in zip(parts, itertools.pairwise(times), strict=True):
-        took = ended - begun
-        if part == BETWEEN:
-            found |= trainings
-            took = max(0.0, took - sum(trainings.values()))
-        found[part] = took
-    return found
+    for part, ((begun, before), (ended, after)) in zip(parts, itertools.pairwise(moments), strict=True):
+        named = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
+        for name, seconds in named.items():
+            if seconds:
+                found[name] = found.get(name, 0.0) + seconds
+        found[part] = max(0.0, ended - begun - sum(named.values()))
+    return {**found, **{name: 0.0 for name in moments[-1][1] if name not in found}}
 
 
 class Clock:

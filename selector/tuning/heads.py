@@ -13,7 +13,7 @@ from torch import nn
 from selector.core.errors import BudgetEnded, TrainingError
 from selector.core.task import Facet, Probe, RowPlan, Stats
 from selector.tuning.journal import Record
-from selector.tuning.workbench import Loaded, Workbench
+from selector.tuning.workbench import HEADS, Loaded, Workbench
 
 START_ROWS = 5000  # items for solving a probe at another resolution
 CURVE = (0.25, 0.5)  # shares of the training items, besides all of them
@@ -165,6 +165,7 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
         return
     key = _start_key(bench, loaded)
     record = bench.journal.read(key)
+    started = bench.now()
     if record is None or record.stats is None:
         module = bench.task.learner(loaded.encoder, bench.target, size=loaded.size)
         feed = bench.feed(loaded.preprocess)
@@ -189,6 +190,7 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
         )
         record = Record({"status": "ok"}, stats, probe)
         bench.journal.write(key, record)
+        bench.seconds[HEADS] += bench.now() - started
     loaded.start, loaded.probe = record.stats, record.arrays
 
 

@@ -32,7 +32,7 @@ from selector.tuning.types import Cache, FineTuningResult, TuningCandidate
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Loaded, Workbench, device_of
 
-PARTS = ("models and frozen heads", "heads at the size of the training, estimates", BETWEEN, "test split and verdict")
+PARTS = ("models and frozen heads", "estimates", BETWEEN, "test split and verdict")
 QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 
 
@@ -138,25 +138,25 @@ def run_fine_tuning(
         now,
         given_up=given_up or {},
     )
-    times = [bench.now()]
+    moments = [bench.moment()]
     kit = Kit(bench, candidates, supplies, device, settings)
     clock = Clock(settings, bench.journal, cache, now)
     field = Field(bench, clock, settings, executor or InProcess(), Shared(kit), loaded=kit.loaded)
     field.notes += task.notes(target)
     _load(field, candidates)
     _enter_configurations(field, strategies, decoders)
-    times.append(bench.now())
+    moments.append(bench.moment())
     plan = plan_rounds(field) if field.configurations else None
-    times.append(bench.now())
+    moments.append(bench.moment())
     if plan is not None:
         run_rounds(field, plan)
         train_rivals(field)
         name_untrained(field)
         train_longer(field)
         repeat_leaders(field)
-    times.append(bench.now())
+    moments.append(bench.moment())
     result = verdict(field)
-    return replace(result, seconds=seconds_by_part(PARTS, [*times, bench.now()], bench.seconds))
+    return replace(result, seconds=seconds_by_part(PARTS, [*moments, bench.moment()]))
 
 
 def _load(field: Field, candidates: Sequence[TuningCandidate]) -> None:

@@ -36,7 +36,7 @@ from selector.tuning.types import TuningCandidate
 log = logging.getLogger(__name__)
 
 
-STEPS, VALIDATION = "optimizer steps", "validation"
+STEPS, VALIDATION, HEADS = "optimizer steps", "validation", "heads at the size of the training"
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Workbench:
     notify: ProgressCallback = lambda _: None
     now: Callable[[], float] = time.perf_counter
     indices: dict[str, np.ndarray] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: {STEPS: 0.0, VALIDATION: 0.0})  # of the trainings
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((HEADS, STEPS, VALIDATION), 0.0))  # by use
     given_up: Mapping[str, str] = field(default_factory=dict)  # candidates that workers died of, with the reason
 
     def __post_init__(self) -> None:
@@ -131,6 +131,10 @@ class Workbench:
         evaluator = self.task.evaluator(self.target, context)
         evaluator.update(outputs, self.indices[split])
         return evaluator.stats()
+
+    def moment(self) -> tuple[float, dict[str, float]]:
+        """The time, and what was spent until now by name."""
+        return self.now(), dict(self.seconds)
 
     def stats_of(
         self, loaded: Loaded, module: nn.Module, split: str, context: Mapping[str, Any] | None = None
