@@ -85,11 +85,15 @@ class Counting(list[Any]):
 def timm_pixels(raw: bytes, preprocess: Preprocess) -> np.ndarray:
     """What timm's evaluation transform gives before it normalizes; uint8 (H, W, 3)."""
     from timm.data import create_transform
+    from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 
     transform = create_transform(
         preprocess.input_size, interpolation=preprocess.interpolation, mean=preprocess.mean, std=preprocess.std,
         crop_pct=preprocess.crop_pct, crop_mode=preprocess.crop_mode, normalize=False,
     )  # fmt: skip
+    for part in transform.transforms:
+        if isinstance(part, ResizeKeepRatio):  # to which timm 1.0.26 does not pass the interpolation that it was given
+            part.interpolation = str_to_interp_mode(preprocess.interpolation)
     return np.asarray(transform(Image.open(io.BytesIO(raw)).convert("RGB")).permute(1, 2, 0))
 
 
