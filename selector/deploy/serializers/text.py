@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from selector.core.contracts import LongTexts, RawText, TextPreprocess, TruncationSide, Words
 from selector.core.documents import checked
@@ -189,7 +189,7 @@ class _TextSettings(BaseModel):
 
     tokenizer: str
     max_length: int = Field(ge=4, le=1_000_000)
-    prompt: str = ""
+    prompt: str = Field(default="", validation_alias=AliasChoices("prompt", "prefix"))  # its name before 0.2.0
     long_texts: LongTexts = "truncate"
     pad_id: int = Field(default=0, ge=0, lt=2**31)
     token_types: bool = False
