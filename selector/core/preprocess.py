@@ -145,9 +145,8 @@ class TextPreprocess:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tokenizer: str) -> TextPreprocess:
-        """The inverse of ``to_dict``; models saved before 0.2.0 call the prompt ``prefix``."""
-        named = {"prompt" if name == "prefix" else name: value for name, value in data.items()}
-        return cls(**{**named, "tokenizer": tokenizer})
+        """The inverse of ``to_dict``."""
+        return cls(**{**data, "tokenizer": tokenizer})
 
 
 @dataclass(frozen=True)

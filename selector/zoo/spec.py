@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -100,7 +101,7 @@ class TextSettings(_Strict):
     ``prompt_name`` takes one of the prompts that a sentence-transformers folder lists, instead of its default."""
 
     max_length: int | None = Field(default=None, ge=4)
-    prompt: str | None = None
+    prompt: str | None = Field(default=None, validation_alias=AliasChoices("prompt", "prefix"))  # its name before 0.2.0
     prompt_name: str | None = None
     long_texts: Literal["truncate", "window"] | None = None
     tokenizer: WeightsFile | None = None

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import selector
 from selector import sources
 from selector.cli import app
+from selector.core.contracts import TextPreprocess
 from selector.core.errors import BadImagesError, ConfigError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy.serializers import text as text_form
@@ -363,3 +364,15 @@ def test_a_confirmed_model_knows_what_it_was_trained_on(backbone: Path, tmp_path
     model = load_model(tmp_path / "run")
     assert model.pairs is (kind == "pairs")
     assert len(model.predict(("bank loan", "goal team"))) == (1 if kind == "pairs" else 2)
+
+
+def test_a_prompt_that_is_called_prefix_is_read() -> None:
+    """Saved models and zoo entries from before 0.2.0."""
+    preprocess = TextPreprocess("{}", 8, prompt="query: ")
+    older = {"prefix" if name == "prompt" else name: value for name, value in preprocess.to_dict().items()}
+    assert "prompt" not in older
+    read = text_form.TextSerializer().checked(older, Path("config.json"))
+    assert TextPreprocess.from_dict(read, "{}") == preprocess
+    spec = ModelSpec.model_validate({"source": "transformers:org/x", "text": {"prefix": "query: "}})
+    assert spec.text is not None
+    assert spec.text.changes() == {"prompt": "query: "}

@@ -59,13 +59,6 @@ def test_windows_of_the_longer_text_beside_the_shorter(second_is_long: bool) -> 
     assert seen == LONG
 
 
-def test_prompts_of_older_saved_models_are_read() -> None:
-    preprocess = TextPreprocess("{}", 8, prompt="query: ")
-    older = {"prefix" if name == "prompt" else name: value for name, value in preprocess.to_dict().items()}
-    assert "prompt" not in older
-    assert TextPreprocess.from_dict(older, "{}") == preprocess
-
-
 def test_a_pair_that_fits_is_one_row() -> None:
     found = windows(("quick brown", "fox jumps"), 16)
     assert words(found) == [(["quick", "brown"], ["fox", "jumps"])]

@@ -205,8 +205,7 @@ class TextSerializer(Serializer):
 
     def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """See ``Serializer``."""
-        checked(_TextSettings, preprocess, path, AGAIN, "preprocess")
-        return dict(preprocess)
+        return checked(_TextSettings, preprocess, path, AGAIN, "preprocess").model_dump(exclude_unset=True)
 
     def read(self, folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
         """See ``Serializer``; the tokenizer is checked against the configuration."""
