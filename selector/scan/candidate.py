@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from selector.core.contracts import Score
 from selector.core.costs import Cost
@@ -38,6 +40,11 @@ class Candidate:
     texts_cut: int = 0
 
     @property
+    def preprocess(self) -> Mapping[str, Any]:
+        """How its items were read, as the store recorded it; empty where no features are stored."""
+        return {} if self.entry is None else self.entry.meta.get("preprocess", {})
+
+    @property
     def running(self) -> bool:
         """Whether it is still in: neither failed nor pruned nor excluded."""
         return not (self.failure or self.pruned or self.excluded)
@@ -66,7 +73,7 @@ class Candidate:
             cached=self.cached,
             facts=self.known,
             cost=self.cost,
-            prompt=str(facts.get("preprocess", {}).get("prompt", "")),
+            prompt=str(self.preprocess.get("prompt", "")),
             texts_cut=self.texts_cut,
             **(self.transferability.fields() if self.transferability else {}),
         )

@@ -52,15 +52,19 @@ CURVE_PROXY, CURVE_DETAIL = "knn", "accuracy@5"  # scale-free, so that layers co
 CURVE_ROWS = 2000
 
 
-def cut_notes(candidates: Sequence[Candidate], extraction: Extraction) -> Iterator[str]:
-    """A sentence for each model that did not read all of every text, whose number is noted as well."""
+def count_cut_texts(candidates: Sequence[Candidate], extraction: Extraction) -> None:
+    """Give each candidate the number of texts that its model did not read to their end."""
     for candidate in candidates:
-        preprocess = {} if candidate.entry is None else candidate.entry.meta.get("preprocess", {})
-        longest = preprocess.get("max_length")
-        if longest and (count := extraction.work.prepared.texts_cut(preprocess)):
-            candidate.texts_cut = count
-            of = f"{candidate.spec.name}: {count} of {len(extraction.target)}"
-            if preprocess.get("long_texts") == "window":
+        if candidate.preprocess.get("max_length"):
+            candidate.texts_cut = extraction.work.prepared.texts_cut(candidate.preprocess)
+
+
+def cut_notes(candidates: Sequence[Candidate], items: int) -> Iterator[str]:
+    """A sentence for each model that did not read all of every text."""
+    for candidate in candidates:
+        if candidate.texts_cut:
+            of, longest = f"{candidate.spec.name}: {candidate.texts_cut} of {items}", candidate.preprocess["max_length"]
+            if candidate.preprocess.get("long_texts") == "window":
                 yield f"{of} pairs hold two long texts: the shorter one was cut to half of {longest} tokens."
             else:
                 yield (
@@ -171,7 +175,7 @@ class TargetScan:
         if extraction.work.prepared.smallest_pixels is None:  # other processes decoded them, or other targets' scans
             self._open_pictures()
         found[:0] = leak_caveats(data, extraction.work.prepared.smallest_pixels, self._store)
-        cut = list(cut_notes(candidates, extraction))
+        count_cut_texts(candidates, extraction)
         results = ordered([candidate.result() for candidate in candidates])
         leader = next((c for c in candidates if c.running and [c.spec.name] == [m.name for m in results[:1]]), None)
         ranking = Ranking(
@@ -198,7 +202,7 @@ class TargetScan:
             warnings=(
                 *data.notes,
                 *self._knowledge.notes,
-                *cut,
+                *cut_notes(candidates, len(extraction.target)),
                 *(caveat.text for caveat in found),
             ),
             caveats=tuple(found),
