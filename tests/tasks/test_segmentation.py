@@ -193,15 +193,17 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
 
 
 def test_classes_that_a_split_lacks_are_noted(folder: Path, scenes: Target, tmp_path: Path) -> None:
-    assert [note for note in task.notes(scenes) if "no pixel" in note] == []
+    balance = "classes differ in size by a factor of {}: the loss is weighted by class (--balance none: all items count alike)."
+    assert task.notes(scenes) == [balance.format(9)]
     shutil.copytree(folder, tmp_path / "scenes")
     for path in (tmp_path / "scenes" / "test" / "masks").iterdir():
         mask = np.asarray(Image.open(path))
         Image.fromarray(np.where(mask == 2, 0, mask).astype(np.uint8)).save(path)
     (tmp_path / "names.txt").write_text("background\ndisc\n{bar}\n")
-    assert task.notes(load_target(tmp_path / "scenes", class_names=tmp_path / "names.txt"))[:1] == [
+    assert task.notes(load_target(tmp_path / "scenes", class_names=tmp_path / "names.txt")) == [
         "1 of 3 classes have no pixel in test, such as '{bar}': their IoU there is 0 once a pixel is predicted as them, "
-        "and else left out of the mean."
+        "and else left out of the mean.",
+        balance.format(9),
     ]
 
 
