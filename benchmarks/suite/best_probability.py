@@ -165,7 +165,7 @@ def reliability(scope: str, made: Cells, count: int) -> list[dict[str, object]]:
 
 
 def shown(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """The table of the page: a row a scope."""
+    """The table of the page, with one row per scope."""
     firsts = {row["scope"]: row for row in reversed(rows)}
     return [
         {"datasets": f"{scope} ({row['datasets']})", "expected calibration error": row["error"],

@@ -32,14 +32,13 @@ import numpy as np
 from benchmarks.assets import assets_folder
 from benchmarks.rows import write_into, write_rows
 from benchmarks.suite import best_probability, suites, table
-from benchmarks.suite.best_probability import Dataset
+from benchmarks.suite.best_probability import PAGE, Dataset
 from benchmarks.suite.second_stage_replay import TRAINING
 from selector.ranking.outlook import Spread
 from selector.ranking.second_stage import NEAR
 from selector.report.svg import Axis, bottom_axis, element, left_axis, picture
 
 FIGURE = Path(__file__).parents[2] / "docs" / "images" / "regret-curve.svg"
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "model-against-time.md"
 BUDGETS = (1, 2, 5, 10, 20, 60)
 RATES = (150 + 2 * 20) / 150  # a training with its two trials of rates, over one
 MOST_PILOTS, WEIGHTS, ORDERS, DRAWS = 6, (0.0, 0.25, 0.5, 0.67, 1.0), 50, 4000
@@ -274,7 +273,7 @@ def summary(found: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> list[di
 
 
 def shown(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """The table of the page: a row a strategy, a column a budget."""
+    """The table of the page, with one row per strategy and one column per budget."""
     return [
         {"strategy": f"**{label}**" if label == NAMES[0] else label}
         | {f"{r['minutes']} min": f"{float(str(r['regret'])):.1f} [{float(str(r['low'])):.1f}, {float(str(r['high'])):.1f}]"
