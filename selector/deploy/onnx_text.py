@@ -27,17 +27,18 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class TokenRows(Tokens):
-    """A batch as an ONNX network gets it: every row is a text of its own, and which tokens the tokenizer
-    added is told by their ids, or those of a prompt by their places. Where words are tagged every token counts as one."""
+    """A batch as an ONNX network gets it: every row is a text of its own. The tokens that the tokenizer added are known
+    by their ids, those of a prompt by their places. Where words are tagged every token counts as one."""
 
     def __init__(
         self, ids: Tensor, mask: Tensor, types: Tensor, specials: Sequence[int], unpooled: int, *, words: bool
     ) -> None:
         content = torch.ones_like(mask, dtype=torch.bool)
-        for special in () if unpooled else specials:
-            content = content & (ids != special)
         if unpooled:
             content = content & (torch.arange(ids.shape[1], device=ids.device) >= unpooled)
+        else:
+            for special in specials:
+                content = content & (ids != special)
         super().__init__(ids, mask, content, types, owner=mask[:, 0], words=ids if words else None)
 
     def __len__(self) -> int:
