@@ -85,7 +85,7 @@ class ModelSelector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
     Args:
         models: names or patterns of models, ``source:model``, torch modules, or a list of them; None for the whole zoo.
             Ready features (float (N, D)) need none: heads are fitted on them.
-        budget: time for fine-tuning, such as "90s" or "20m"; None for 20 minutes.
+        budget: time for ``fit``, such as "90s" or "20m"; None for 20 minutes of fine-tuning.
         task: "classification" (y (N,) of any labels), "multilabel" (y (N, L) of 0 and 1) or "regression" (y (N,) or
             (N, T) floats). scikit-learn has to know it before ``fit``.
         zoo: zoo file, ``Zoo``, list or mapping of models; None for the shipped zoo.

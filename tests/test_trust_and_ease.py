@@ -331,7 +331,10 @@ def test_a_dry_run_gives_a_range_of_time_on_first_use(
     assert plan["compiled_bytes"] == 4 * 840_000
     assert "of decoded images" in shown
     assert "fine-tuning comes on top: at most 20 min" in shown
-    assert "at most 1 min 30 s" in dry(photos, tmp_path / "store", "--models", "other", "--budget", "90s")[0]
+    assert (
+        "scan and fine-tuning together: at most 1 min 30 s"
+        in dry(photos, tmp_path / "store", "--models", "other", "--budget", "90s")[0]
+    )
 
 
 def test_a_dry_run_knows_the_time_of_what_has_run(photos: Path, tmp_path: Path) -> None:

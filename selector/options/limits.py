@@ -38,7 +38,8 @@ class LimitOptions(CallOptions):
         needs=(NETWORKS,),
     )  # fmt: skip
     scan_budget: str | int | float | None = option(
-        None, "Time for the scan, such as 30m, or a share of its full cost, such as 25% (default: no limit).",
+        None, "Time for the scan, such as 30m, or a share of its full cost, such as 25% (default: half of the budget, "
+        "if one is given).",
         python="Models are read by prior and cost, about a hundred rows first, the leading ones at more.",
         panel=COST, unit="s", needs=(NETWORKS,),
     )  # fmt: skip

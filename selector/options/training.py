@@ -28,8 +28,8 @@ class TrainingOptions(CallOptions):
         ge=0, panel=CONFIRM, needs=(LABELS, NETWORKS),
     )  # fmt: skip
     budget: str | int | float | None = option(
-        None, f"Time for fine-tuning, such as 90s, 20m or 3h (default: {DEFAULT_BUDGET / 60:.0f}m; no limit "
-        "where only steps are limited).", panel=CONFIRM, record="budget_seconds", unit="s", common=True,
+        None, "Time for the whole call, scan and fine-tuning, such as 90s, 20m or 3h (default: "
+        f"{DEFAULT_BUDGET / 60:.0f}m for fine-tuning; no limit where only steps are limited).", panel=CONFIRM, record="budget_seconds", unit="s", common=True,
     )  # fmt: skip
     strategies: Words = option(
         ("frozen", "full"), "Fine-tuning strategies, comma-separated: frozen, partial, full, lora (default: frozen,full); "

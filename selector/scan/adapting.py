@@ -43,7 +43,12 @@ PREDICTIONS, LABELS = "target_predictions.npz", "labels.json"
 
 
 def adapt_leading(
-    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
+    ranking: Ranking,
+    extraction: Extraction,
+    specs: Sequence[ModelSpec],
+    config: ConfirmConfig,
+    top_k: int,
+    spent: float = 0.0,
 ) -> Ranking:
     """The saved ranking with its first ``top_k`` models adapted by every strategy; ``best`` holds the saved one."""
     from selector.deploy import save_model
@@ -70,7 +75,7 @@ def adapt_leading(
         lambda name, indices: extraction.features(by_name[name], indices),
         names=names,
         bench=_bench(extraction, task, by_name),
-        budget_seconds=config.seconds,
+        budget_seconds=None if config.seconds is None else max(1.0, config.seconds - spent),
         max_steps=config.max_steps,
         labels=read_labels(folder),
         seed=config.seed or 0,

@@ -45,9 +45,18 @@ UNTRAINED = "no model was measured"
 
 
 def confirm_leading(
-    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
+    ranking: Ranking,
+    extraction: Extraction,
+    specs: Sequence[ModelSpec],
+    config: ConfirmConfig,
+    top_k: int,
+    scanned: float = 0.0,
 ) -> Ranking:
-    """The saved ranking with pilot runs and with measurements of its leading models; ``best`` in its folder holds the best."""
+    """The saved ranking with pilot runs and with measurements of its leading models; ``best`` in its folder holds the best.
+
+    Args:
+        scanned: seconds of the budget that the scan of the same call took.
+    """
     from selector.deploy import save_model
     from selector.tuning import TuningCandidate, run_fine_tuning
 
@@ -75,7 +84,7 @@ def confirm_leading(
         ]
 
     ranking, chosen, told = second_stage(
-        ranking, lambda found, k: leading(found, specs, k), extraction, task, config, candidates, top_k
+        ranking, lambda found, k: leading(found, specs, k), extraction, task, config, candidates, top_k, scanned
     )
     if not chosen:
         return ranking
@@ -88,7 +97,8 @@ def confirm_leading(
         extraction.inputs,
         strategies=config.strategies,
         decoders=decoders if len(decoders) > 1 else (),
-        budget_seconds=None if config.seconds is None else max(1.0, config.seconds - spent) if told else config.seconds,
+        budget_seconds=config.seconds,
+        spent_seconds=scanned + (spent if told else 0.0),
         max_steps=config.max_steps,
         metric=config.metric,
         rates=_rates_before(ranking) if config.models is not None else {},
@@ -265,7 +275,9 @@ def _latency(model: ModelResult) -> float | None:
 
 
 FIRST_ROUND_ITEMS = 3 * 10 * 32  # three rates, ten steps, a batch of 32
-PILOT_SHARE = 0.25  # of the budget, at most; readers of texts took all of two minutes and half as much again
+PILOT_SHARE = (
+    0.25  # of the budget that the scan left, at most; readers of texts took all of two minutes and half as much again
+)
 
 
 def second_stage(
@@ -276,6 +288,7 @@ def second_stage(
     config: ConfirmConfig,
     candidates: Callable[[Sequence[ModelSpec]], list[TuningCandidate]],
     top_k: int,
+    scanned: float = 0.0,
 ) -> tuple[Ranking, list[ModelSpec], list[str]]:
     """The ranking with pilots, ordered by both; the models to confirm; and what to tell of it.
 
@@ -283,6 +296,7 @@ def second_stage(
         leading: the first models of a ranking, a network once.
         candidates: how they are loaded for training.
         top_k: of the ranking; how many are confirmed where the user fixed it or no pilot run could be run.
+        scanned: seconds of the budget that the scan of the same call took.
     """
     from selector.tuning.plan import usual_steps
     from selector.tuning.strategies import plan_of  # imports torch
@@ -297,8 +311,9 @@ def second_stage(
     if needless or not config.pilot_cost or scale is None or task.probe_rows == 0:
         return ranking, leading(ranking, top_k), []
     frozen_too = not all(trained)
+    left = None if config.seconds is None else max(0.0, config.seconds - scanned)
     cells, errors = _tried(
-        extraction, task, metric, config, [s for s in every if s.name in tried], candidates, frozen_too
+        extraction, task, metric, config, left, [s for s in every if s.name in tried], candidates, frozen_too
     )
     judged = {n: pilot_value(cell, frozen_too, scale) for n, cell in ended_well(cells).items()}
     if not judged:
@@ -325,7 +340,7 @@ def second_stage(
         steps = config.max_steps or usual_steps(len(extraction.target.indices("train")) // task.batch_size)
         usual = [spec.name for spec in every[:top_k]]
         allowed = as_long_as(usual, rounds, spent, task.batch_size * steps * sum(trained), FIRST_ROUND_ITEMS)
-    choice = choose(values, {n: scale.width(e) for n, e in errors.items()}, rounds, config.seconds, allowed=allowed)
+    choice = choose(values, {n: scale.width(e) for n, e in errors.items()}, rounds, left, allowed=allowed)
     count = len(choice.names)
     chosen = {spec.name: spec for spec in leading(ranking, len(ranking)) if spec.name in choice.names}
     # what probes rank too low is confirmed beside those that scores and pilots chose
@@ -338,6 +353,7 @@ def _tried(
     task: Task,
     metric: str,
     config: ConfirmConfig,
+    left: float | None,
     specs: Sequence[ModelSpec],
     candidates: Callable[[Sequence[ModelSpec]], list[TuningCandidate]],
     frozen_too: bool,
@@ -349,7 +365,7 @@ def _tried(
     by_name = {spec.name: spec for spec in specs}
     pilots = pilot_runs(
         candidates(specs), extraction.target, task, extraction.inputs, metric=metric, share=config.pilot_cost,
-        budget_seconds=None if config.seconds is None else PILOT_SHARE * config.seconds,
+        budget_seconds=None if left is None else PILOT_SHARE * left,
         seed=config.seed or 0, device=extraction.settings["device"], folder=extraction.store.trainings_folder,
         features_for=None if extraction.reads_maps else lambda name, items: extraction.features(by_name[name], items),
         progress=extraction.notify, executor=extraction.executor, given_up=extraction.given_up, supplies=extraction.supplies(specs),

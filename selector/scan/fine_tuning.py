@@ -28,6 +28,7 @@ class FineTuneJob:
     """Job: fine-tune the leading models of a ranking.
 
     Attributes:
+        spent: seconds of the budget that the scan of the same call took.
         given_up: why models are left alone, by name.
     """
 
@@ -36,6 +37,7 @@ class FineTuneJob:
     specs: tuple[ModelSpec, ...]
     config: ConfirmConfig
     top_k: int
+    spent: float = 0.0
     given_up: Mapping[str, str] = field(default_factory=dict)
 
     name = "the confirmation"
@@ -56,22 +58,30 @@ def run_fine_tuning(job: FineTuneJob) -> Ranking:
     if not modalities.of(target).has_models:
         done = confirm_rows(job.ranking, extraction, job.config)
     elif tasks.task_of(target).adapts:
-        done = adapt_leading(job.ranking, extraction, job.specs, job.config, job.top_k)
+        done = adapt_leading(job.ranking, extraction, job.specs, job.config, job.top_k, job.spent)
     else:
-        done = confirm_leading(job.ranking, extraction, job.specs, job.config, job.top_k)
+        done = confirm_leading(job.ranking, extraction, job.specs, job.config, job.top_k, job.spent)
     return replace(done, loaded_target=None)
 
 
 def fine_tune(
-    ranking: Ranking, extraction: Extraction, specs: Sequence[ModelSpec], config: ConfirmConfig, top_k: int
+    ranking: Ranking,
+    extraction: Extraction,
+    specs: Sequence[ModelSpec],
+    config: ConfirmConfig,
+    top_k: int,
+    spent: float = 0.0,
 ) -> Ranking:
     """Fine-tune the leading models, in a worker where third-party models are among them.
+
+    Args:
+        spent: seconds of the budget that the scan of the same call took.
 
     Raises:
         SelectorError: it failed; ``ranking`` of the error is the ranking that it began with.
     """
     plain = config.model_copy(update={"progress": None, "target": None, "store": None})
-    job = FineTuneJob(replace(ranking, loaded_target=None), extraction, tuple(specs), plain, top_k)
+    job = FineTuneJob(replace(ranking, loaded_target=None), extraction, tuple(specs), plain, top_k, spent)
     with not_lost(ranking):
         isolated = _isolated(extraction, leading(ranking, specs, len(ranking)))
         needs = Needs(drives=True, limits=extraction.isolation.of_trainings if isolated else None)

@@ -126,8 +126,10 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
         else:  # which models are looked at is each target's own question
             for member in members:
                 _alone(member)
+        scanned = (time.perf_counter() - started) / len(members)
         for member in members:
             if member.scan is not None:
+                member.scan.spent = scanned
                 _finish(member)
     rankings = Rankings([m.result for m in members if m.result is not None], time.perf_counter() - started, root)
     if root is not None:

@@ -34,6 +34,7 @@ from selector.scan.checks import (
 from selector.scan.dataset_view import offline_hub
 from selector.scan.many import listed
 from selector.scan.memory_fit import FIT, Machine, Room, footprint_of
+from selector.scan.target_scan import SCAN_SHARE
 from selector.sources import _weights, noting_fetches
 from selector.store import Entry, FeatureStore
 from selector.tuning import plan as plans
@@ -121,13 +122,14 @@ def _plan(target: Any, config: ScanConfig) -> Plan:
                 reason = _general(found.note, found.spec)
                 unusable[reason] = (*unusable.get(reason, ()), found.spec.name)
         lacking = [found for found in looked if found.missing]
-        machine, fits = _fits(looked, data, config, store)
+        left = _after_scan(config, high)
+        machine, fits = _fits(looked, data, left, store)
         return Plan(
             tuple({**found.row(), **fit} for found, fit in zip(looked, fits, strict=True)),
             len(hashes),
             sum(found.missing * found.width * 4 for found in looked),
             exact,
-            (*_notes(lacking, low, config, fits), *(_training(looked, data, config) if config.confirm else ())),
+            (*_notes(lacking, low, config, fits), *(_training(looked, data, left) if config.confirm else ())),
             data.row_noun,
             low,
             high,
@@ -222,6 +224,14 @@ def _look(
 
 
 # ---------------------------------------------------------------------------- time
+
+
+def _after_scan(config: ScanConfig, scan: float | None) -> ScanConfig:
+    """The options with what the scan, at its longest, leaves of a budget for the whole call."""
+    if config.budget is None or config.seconds is None:
+        return config
+    share = SCAN_SHARE * config.seconds
+    return config.model_copy(update={"budget": config.seconds - min(share if scan is None else scan, share)})
 
 
 def _seconds(
@@ -440,5 +450,6 @@ def _notes(
         limit = (
             "no limit (--budget sets one)" if config.seconds is None else f"at most {format_duration(config.seconds)}"
         )
-        notes.append(f"fine-tuning comes on top: {limit}.")
+        both = config.budget is not None
+        notes.append(f"{'scan and fine-tuning together' if both else 'fine-tuning comes on top'}: {limit}.")
     return tuple(notes)

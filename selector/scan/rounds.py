@@ -180,7 +180,9 @@ class BudgetedRounds(Rounds):
     def run(self) -> None:
         """All rounds that the budget allows and the result needs."""
         self._begun = self._clock()
-        shares = self._shares()
+        whole = sum(self._prices(self._specs).values()) * self._items
+        enough = whole <= self._left()  # for every model on every item: the rounds are those of a scan without a budget
+        shares = list(self.shares) if enough else self._shares()
         before: tuple[frozenset[str], frozenset[str]] | None = None
         for number, share in enumerate(shares):
             last = number == len(shares) - 1
@@ -193,7 +195,7 @@ class BudgetedRounds(Rounds):
             self._bring(chosen, share, 0.0 if last or number else self._left() * (1 - BREADTH))
             self.judge(share)
             leading = self._leading()
-            if leading == before:
+            if leading == before and not enough:
                 log.info("%s: the leading models stay the same", self.extraction.target.name)
                 return
             before = leading

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 CURVE_PROXY, CURVE_DETAIL = "knn", "accuracy@5"  # scale-free, so that layers compare, and easily read
 CURVE_ROWS = 2000
+SCAN_SHARE = 0.5  # of the budget of a call that scans and fine-tunes, at most
 
 
 def count_cut_texts(candidates: Sequence[Candidate], extraction: Extraction) -> None:
@@ -110,7 +111,10 @@ class TargetScan:
 
     Attributes:
         rounds: of its models; None for ready features, which no model reads.
+        spent: seconds of the budget that the scan took; None for all since the beginning.
     """
+
+    spent: float | None = None
 
     def __init__(self, target: Any, config: ScanConfig, executor: Executor, notify: ProgressCallback) -> None:
         self._started = time.perf_counter()
@@ -160,6 +164,8 @@ class TargetScan:
         kind: Any = Rounds
         if config.scan_budget is not None:
             kind, made["budget"] = BudgetedRounds, _budget(config.scan_budget)
+        elif self._confirming and config.budget is not None:
+            kind, made["budget"] = BudgetedRounds, ScanBudget(seconds=SCAN_SHARE * float(config.seconds or 0.0))
         self.rounds = kind(self._specs, self.extraction, self._scoring, self._knowledge, **made)
 
     def finish(self) -> Ranking:
@@ -222,7 +228,10 @@ class TargetScan:
         training = ConfirmConfig.of(
             **{name: getattr(config, name) for name in ConfirmConfig.training_fields()}, history=config.history
         )
-        return fine_tune(ranking, extraction, self._specs, training, self._top_k)
+        # the usual budget is that of the fine-tuning alone: a large zoo may take as long as it takes
+        elapsed = time.perf_counter() - self._started if self.spent is None else self.spent
+        spent = 0.0 if config.budget is None else elapsed
+        return fine_tune(ranking, extraction, self._specs, training, self._top_k, spent)
 
     def _open_pictures(self) -> None:
         """Open the decoded images that near duplicates are looked for in, where this run has not looked yet."""

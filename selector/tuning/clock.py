@@ -41,7 +41,7 @@ class Clock:
 
     Attributes:
         budget: seconds, or None for no limit.
-        state: plain JSON, kept in the journal: seconds spent, rounds, resolution, costs, notes, tuning_log.
+        state: plain JSON, kept in the journal: seconds spent, of the budget those that were spent before the first call, rounds, resolution, costs, notes, tuning_log.
         reserve: seconds to keep for what comes after the last round.
         now: what is read for the time; tests give their own.
     """
@@ -52,6 +52,7 @@ class Clock:
         journal: Journal,
         cache: Cache | None,
         now: Callable[[], float] = time.perf_counter,
+        before: float = 0.0,
     ) -> None:
         self.now = now
         self.budget: float | None = settings["budget"]
@@ -61,6 +62,7 @@ class Clock:
         self._cache = cache
         self._name = f"tournament-{Journal.key(settings)}"
         self.state = self._remembered()
+        self.state.setdefault("before", before)
         self._begun = self.now()
         self._waiting_since: float | None = None
 
@@ -87,7 +89,9 @@ class Clock:
     @property
     def left(self) -> float:
         """Seconds for training."""
-        return math.inf if self.budget is None else self.budget - self.spent - self.reserve
+        return (
+            math.inf if self.budget is None else self.budget - float(self.state["before"]) - self.spent - self.reserve
+        )
 
     def deadline(self) -> float:
         """As ``now()``: no step begins behind it, so that what comes after the last one ends within the budget."""

@@ -45,6 +45,7 @@ def run_fine_tuning(
     strategies: Sequence[str] = ("frozen", "full"),
     decoders: Sequence[str] = (),
     budget_seconds: float | None = None,
+    spent_seconds: float = 0.0,
     max_steps: int | None = None,
     metric: str | None = None,
     epsilon: float | None = None,
@@ -78,6 +79,7 @@ def run_fine_tuning(
         decoders: of a task on maps, to be compared: each is trained by each strategy, and measured as ``fcos/full``; the
             first one is that of ``task``. Empty for that of ``task`` alone.
         budget_seconds: kept: every training that is begun is cooled down and measured within it.
+        spent_seconds: of the budget, before this call (scan, pilot runs); the same call goes on with those of the first one.
         max_steps: of the winner's training at most; None for 20 epochs, within 100..3000.
         metric: decides; None for the task's own.
         epsilon: how much worse, in units of the metric, is as good; None for what the metric declares.
@@ -140,7 +142,7 @@ def run_fine_tuning(
     )
     moments = [bench.moment()]
     kit = Kit(bench, candidates, supplies, device, settings)
-    clock = Clock(settings, bench.journal, cache, now)
+    clock = Clock(settings, bench.journal, cache, now, spent_seconds)
     field = Field(bench, clock, settings, executor or InProcess(), Shared(kit), loaded=kit.loaded)
     field.notes += task.notes(target)
     _load(field, candidates)

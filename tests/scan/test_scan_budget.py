@@ -10,7 +10,7 @@ import pytest
 
 import selector
 from selector.core.errors import OptionError
-from selector.scan import rounds
+from selector.scan import fine_tuning, rounds
 from selector.scan.extraction import prices as prices_of
 from selector.scan.rounds import BudgetedRounds
 from selector.store import FeatureStore
@@ -115,6 +115,35 @@ def test_a_budget_of_time_ends_by_the_clock(
     looked = [m for m in ranking if m.rows]
     assert 2 <= len(looked) < len(ZOO)
     assert all("the scan budget of 8.0 s" in m.reason for m in ranking if not m.rows)
+
+
+@pytest.mark.parametrize("budget", ["16s", "10m"])
+def test_one_budget_is_for_scan_and_fine_tuning(
+    budget: str, photos: Path, scanned: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it is for the scan, which a sufficient one does not change; what the scan took is not left to train."""
+    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
+    ticks = iter(range(10**6))
+    made, confirm, spent = BudgetedRounds.__init__, fine_tuning.confirm_leading, []
+
+    def ticking(self: BudgetedRounds, *args: Any, **settings: Any) -> None:
+        made(self, *args, **settings, clock=lambda: float(next(ticks)))
+
+    def noting(*args: Any) -> selector.Ranking:
+        spent.append(args[-1])
+        return confirm(*args)
+
+    monkeypatch.setattr(BudgetedRounds, "__init__", ticking)
+    monkeypatch.setattr(fine_tuning, "confirm_leading", noting)
+    asked: dict[str, Any] = {"confirm": True, "strategies": "frozen", "out": tmp_path / "run", "prune": "never"}
+    ranking = selector.rank(photos, **FAST, **asked, store=scanned, budget=budget)
+    unseen = [m for m in ranking if not m.rows]
+    assert bool(unseen) == (budget == "16s")
+    assert all("the scan budget of 8.0 s" in m.reason for m in unseen)
+    assert spent[0] > 0
+    assert ranking.best.measurements
+    selector.confirm(ranking, strategies="frozen", budget=budget)
+    assert spent[1] == 0
 
 
 def test_prices_of_networks_that_never_ran_come_from_their_multiply_adds(tmp_path: Path) -> None:

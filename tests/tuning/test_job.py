@@ -201,6 +201,18 @@ def test_the_clock_counts_the_time_of_workers_and_not_the_waiting(tmp_path: Path
     assert again.spent == pytest.approx(30)
 
 
+def test_what_a_scan_spent_is_deducted_once(tmp_path: Path) -> None:
+    """The same call goes on with what the first one had spent, whatever the repeated scan took."""
+    now = [100.0]
+    journal = Journal(tmp_path, TASK.stats_type)
+    clock = Clock({"budget": 60.0}, journal, None, lambda: now[0], 20.0)
+    now[0] += 5
+    assert clock.left == pytest.approx(60 - 20 - 5 - clock.reserve)
+    clock.remember()
+    again = Clock({"budget": 60.0}, journal, None, lambda: now[0], 1.0)
+    assert again.left == pytest.approx(60 - 20 - 5 - clock.reserve)
+
+
 @pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_in_a_training_costs_its_job_another_run_and_nothing_else(
     engine: str, here: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
