@@ -77,7 +77,10 @@ class TensorBoard:
 
 
 EXPERIMENT = "selector"
-_BATCH, _SECONDS = 500, 5.0  # metrics sent at once, and how long they wait: a request a step would slow a training down
+_BATCH, _SECONDS = (
+    500,
+    5.0,
+)  # metrics sent at once, and how long they wait: a request per step would slow a training down
 _PARAMS, _LONGEST = 100, 500  # a batch, and characters of one
 
 

@@ -1,4 +1,4 @@
-"""What a run found: ``StoredRanking`` with one ``ModelResult`` a model; JSON, save and load.
+"""What a run found: ``StoredRanking`` with one ``ModelResult`` per model; JSON, save and load.
 
 Predicted (``scores``, ``transferability``) and measured (``measurements``) figures are kept apart, here
 and wherever they are shown.
@@ -292,7 +292,7 @@ class StoredRanking:
         caveats: those of the warnings that come with a code and numbers.
         prior: how the prior was made and what of the history entered, as plain JSON: method, weight,
             agreement on left-out targets, history (a snapshot), published; empty without a prior.
-        label_quality: of one class an item, what a linear probe says of the labels, as plain JSON: model, method, judged,
+        label_quality: of one class per item, what a linear probe says of the labels, as plain JSON: model, method, judged,
             suspects, and items, the most doubtful first: name, split, label, predicted, probability, of_label.
         seconds: by stage.
         confirmation: how the fine-tuning stage went, as plain JSON: metric, tuning_log (the plan and what became

@@ -77,7 +77,7 @@ def test_a_model_of_another_run_is_not_taken_for_this_runs(photos: Path, confirm
     document = json.loads((copy / "run.json").read_text())
     assert selector.load_model(copy).path == copy / "best"
     for changed, message in (
-        ({"confirmation": {}}, "is a run without a confirmation of its own"),
+        ({"confirmation": {}}, "is a run without its own confirmation"),
         ({"target": {**document["target"], "fingerprint": "0" * 32}}, f"{copy / 'best'} is another run's"),
     ):
         (copy / "run.json").write_text(json.dumps({**document, **changed}))

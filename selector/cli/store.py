@@ -139,7 +139,7 @@ def prune(
     from selector.store import FeatureStore
 
     if max_size is None and older_than is None:
-        raise ConfigError("nothing says what to remove; give --max-size 20GB, --older-than 30d or both.")
+        raise ConfigError("nothing selects what to remove; give --max-size 20GB, --older-than 30d or both.")
     pruned = FeatureStore(options["store"]).prune(
         None if max_size is None else parse_size(max_size), None if older_than is None else parse_duration(older_than)
     )

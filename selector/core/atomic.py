@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: it cannot be written, or is a device; ``filename`` is ``path``.
     """
     if path.exists() and not path.is_file():  # the rename would put a file where a device or a pipe was
-        raise OSError(errno.EPERM, "it is no regular file", str(path))
+        raise OSError(errno.EPERM, "it is not a regular file", str(path))
     # a suffix of its own: no reader takes it for a finished file, and torch names its archive by what stands before it
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}.part")
     try:

@@ -117,7 +117,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, batch: Any) -> torch.Tensor:
-        """Features (B, D) of a normalized batch (B, C, H, W), or of ``texts.Tokens`` (a row a text, or a
+        """Features (B, D) of a normalized batch (B, C, H, W), or of ``texts.Tokens`` (a row per text, or a
         word where ``preprocess.words``); differentiable for torch networks."""
 
     def probe(self) -> Any:
@@ -154,7 +154,7 @@ class Encoder(ABC):
         Raises:
             SourceError: the network gives no maps.
         """
-        raise SourceError(f"{self.name} gives no feature maps; segmentation and detection need a network that does.")
+        raise SourceError(f"{self.name} returns no feature maps, which segmentation and detection need.")
 
     def maps(self, batch: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
         """(stride, map (B, C, h, w)) of a normalized batch, the finest first: the last map of each stage.
@@ -331,7 +331,7 @@ class Target:
     """A labeled dataset.
 
     An item is what splits, samples and statistics take as a whole. Mostly it has one label and gives
-    one row; of a tagging target it is a text with a label and a row a word (``row_starts``).
+    one row; of a tagging target it is a text with a label and one row per word (``row_starts``).
 
     Attributes:
         name: short, for people; not an identity.
@@ -339,7 +339,7 @@ class Target:
         label_kind: what a label is.
         items: the items, lazily; of ready features none, and ``features`` (N, D) is set.
         feature_widths: columns of each array by its name, in order, where ``features`` holds several side by side.
-        names: a readable name an item (relative path, row number), for messages and reports.
+        names: a readable name per item (relative path, row number), for messages and reports.
         labels: of the rows: (N,) ints 0..C-1, (N, L) 0/1, or floats; as ``label_kind`` says.
         class_names: C names, in label order; empty for regression.
         splits: (N,) of ``train``, ``val``, ``test``. Proxies score train + val, val chooses, test
@@ -436,7 +436,7 @@ class Target:
         return labels
 
     def by_item(self, rows: np.ndarray, indices: np.ndarray) -> Sequence[Any]:
-        """What belongs to the rows of some items, item after item: an entry an item, or an array of its rows."""
+        """What belongs to the rows of some items, item after item: an entry per item, or an array of its rows."""
         starts = self.starts_of(indices)
         return list(rows) if starts is None else np.split(rows, starts[1:-1])
 

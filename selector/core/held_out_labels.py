@@ -96,7 +96,7 @@ class SealedLabels:
         """
         if self.__seal.choices:
             raise LabelsSealed(
-                "labels of the target were asked for while a choice is made; they are for the final metric."
+                "labels of the target were requested while a choice is made; they are for the final metric."
             )
         if self.__seal.settled is None:
             raise LabelsSealed(

@@ -220,6 +220,6 @@ def _header_bytes(file: Any, size: int) -> int:
         count *= int(side)
     if count < 0 or count * kind.itemsize > size:
         raise ValueError(
-            f"its header says {shape} of {kind}, {format_size(count * kind.itemsize)}, and there are {size:,} bytes"
+            f"its header says {shape} of {kind}, {format_size(count * kind.itemsize)}, but there are {size:,} bytes"
         )
     return count * int(kind.itemsize)

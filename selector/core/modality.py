@@ -188,7 +188,7 @@ class Modality(ABC):
     def augment(
         self, batch: Any, annotations: Sequence[Any], mirror: bool = True, level: str = "light"
     ) -> tuple[Any, Sequence[Any]]:
-        """A random variation of a batch, of which the annotations (an entry an item) know: geometry moves both.
+        """A random variation of a batch, of which the annotations (an entry per item) know: geometry moves both.
 
         Drawn from torch's global generator, which a training loop seeds. The batch as it is where there is none.
 

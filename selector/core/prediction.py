@@ -111,12 +111,12 @@ class Predictions(Sequence[Prediction]):
 
     @property
     def labels(self) -> list[Any]:
-        """One class name an item, or the list of those that were chosen; None for one that could not be read."""
+        """One class name per item, or the list of those that were chosen; None for one that could not be read."""
         return [row.values.get("labels") if row.label is None else row.label for row in self._rows]
 
     @property
     def values(self) -> list[Any]:
-        """One value an item, of several the mapping of their names; None for one that could not be read."""
+        """One value per item, of several the mapping of their names; None for one that could not be read."""
         return [None if row.error is not None else row.values.get("value", dict(row.values)) for row in self._rows]
 
     @property

@@ -53,7 +53,7 @@ def in_notebook() -> bool:
 
 
 class NotebookLines:
-    """What is under way in a notebook, a line a stage, in one output that is renewed: nothing but a last line stays."""
+    """What is under way in a notebook, one line per stage, in one output that is renewed: nothing but a last line stays."""
 
     def __init__(self) -> None:
         self._lines: dict[tuple[str, str], tuple[float, int, str]] = {}

@@ -16,14 +16,14 @@ from selector.core.contracts import Items, LabelKind
 
 @dataclass
 class Table:
-    """What a reader found, before any task has looked at it: columns of equal length, an item a row.
+    """What a reader found, before any task has looked at it: columns of equal length, an item per row.
 
     Attributes:
         where: the input, as messages name it.
         name: for people.
         modality: what an item is.
         items: the items, lazily (see ``contracts.Items``); empty for ready features.
-        names: a readable name an item (``file:line`` or a path), for messages.
+        names: a readable name per item (``file:line`` or a path), for messages.
         hashes: content hash of each item.
         columns: annotation columns by role or by their own name; a column is a sequence (N,), lazily read
             where it is large (masks).

@@ -53,7 +53,7 @@ class Stats(ABC):
     P(best), journals and the error analysis need no outputs.
 
     Args:
-        arrays: by name, an entry an item (a subclass that keeps several entries an item overrides ``__getitem__``).
+        arrays: by name, an entry per item (a subclass that keeps several entries an item overrides ``__getitem__``).
         summary: what is not of single items, as plain JSON: sizes, names, what was worked out from all outputs.
     """
 
@@ -73,7 +73,7 @@ class Stats(ABC):
         """One metric over all items; NaN where it is undefined for them."""
 
     def ratio(self, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """(numerators, denominators), an entry an item, where the metric is a sum over another: drawn without
+        """(numerators, denominators), an entry per item, where the metric is a sum over another: drawn without
         computing anything again. None where it is not."""
         return None
 
@@ -328,7 +328,7 @@ class Task(ABC):
         """
 
     def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
-        """What is known of some items, an entry an item, as ``loss`` and ``evaluator`` take it: a class, the labels
+        """What is known of some items, an entry per item, as ``loss`` and ``evaluator`` take it: a class, the labels
         of words, a mask (``torchvision.tv_tensors.Mask``), boxes. What is a tv_tensor moves with its image when
         that is augmented."""
         return target.by_item(target.labels_of(indices), indices)
@@ -455,7 +455,7 @@ class Task(ABC):
 
     @abstractmethod
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What predict hands over, an entry an item (or word): plain JSON but for arrays (masks)."""
+        """What predict hands over, an entry per item (or word): plain JSON but for arrays (masks)."""
 
     def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
         """What ``predict`` keeps of an item's outputs until all items are read: the outputs, unless they are large."""
@@ -523,7 +523,7 @@ class Task(ABC):
     def drawn(
         self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """What a sample of ``report`` shows beside its item, an entry an item: ``pictures``, small ones as ``data:``
+        """What a sample of ``report`` shows beside its item, an entry per item: ``pictures``, small ones as ``data:``
         URIs with a ``title`` each. Only asked where ``draws``.
 
         Args:

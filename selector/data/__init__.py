@@ -186,7 +186,7 @@ def _domains(
 
     if options.task not in (None, "classification", "adaptation"):
         raise ConfigError(
-            f"task '{options.task}' was asked for; with source_domain the task is classification, one class an item."
+            f"task '{options.task}' was asked for; with source_domain the task is classification, one class per item."
         )
     source = (
         source_domain
@@ -263,7 +263,7 @@ def subsample(target: Target, max_samples: int, seed: int = 0) -> Target:
 
     Raises:
         ConfigError: ``max_samples`` is not positive.
-        TargetError: fewer than one item a class and split.
+        TargetError: fewer than one item per class and split.
     """
     if max_samples < 1:
         raise ConfigError(

@@ -28,7 +28,7 @@ _MOST, _LONGEST_YAML = 65535, 1 << 22  # classes, and characters: a megabyte of 
 def class_schema(given: ClassNames) -> dict[str, Any]:
     """``names`` in label order, and ``colors`` where the file gives them, as a table's schema has them.
 
-    A file holds a name a line, ``R G B name`` a line, CVAT's ``name:R,G,B::`` a line, a CSV with the columns name, r, g
+    A file holds a name per line, ``R G B name`` a line, CVAT's ``name:R,G,B::`` a line, a CSV with the columns name, r, g
     and b, or JSON or YAML of a list, of numbers and names, or of names and colors.
 
     Raises:
@@ -116,7 +116,7 @@ def _color(parts: Sequence[Any], where: str) -> Color:
     except (TypeError, ValueError):
         values = []
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
-        raise TargetError(f"{where}: {', '.join(map(str, parts))} is no color; expected three numbers in 0..255.")
+        raise TargetError(f"{where}: {', '.join(map(str, parts))} is not a color; expected three numbers in 0..255.")
     return values[0], values[1], values[2]
 
 

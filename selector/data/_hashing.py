@@ -70,7 +70,7 @@ def hash_files(
             real = os.path.realpath(path)
             if not (real.startswith(inside) or is_image_name(real) or begins_as_image(data[:16])):
                 raise TargetError(
-                    f"{path} is no image, and it lies outside the dataset ({real}); correct the path or remove it."
+                    f"{path} is not an image, and it lies outside the dataset ({real}); correct the path or remove it."
                 )
             return content_hash(data)
 

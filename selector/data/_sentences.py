@@ -1,4 +1,4 @@
-"""Sentences with a label a word, checked: what readers of words have in common, whatever they read."""
+"""Sentences with a label per word, checked: what readers of words have in common, whatever they read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from selector.modalities.text import text_hash
 def tagged_words(
     where: str, names: Sequence[str], words: Sequence[Any], labels: Sequence[Any]
 ) -> tuple[list[Words], list[Sequence[Any]]]:
-    """Sentences and the labels of their words, checked: each has words, and a label a word.
+    """Sentences and the labels of their words, checked: each has words, and a label per word.
 
     Args:
-        names: a readable name a sentence.
-        words, labels: a list a sentence.
+        names: a readable name per sentence.
+        words, labels: a list per sentence.
 
     Raises:
         TargetError: the first sentence that is something else, by name.
@@ -43,7 +43,7 @@ def tagged_words(
         if not isinstance(tags, list | tuple):
             raise TargetError(f"{where}: {said}: expected a list of labels. Got {_shown(tags)}.")
         if len(own) != len(tags):
-            raise TargetError(f"{where}: {said} has {len(own)} words but {len(tags)} labels; give one label a word.")
+            raise TargetError(f"{where}: {said} has {len(own)} words but {len(tags)} labels; give one label per word.")
         items.append(Words(own))
         lists.append(tags)
     return items, lists

@@ -191,12 +191,12 @@ def json_lines(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             said = str(error) if isinstance(error, ValueError) else "nested too deep"
-            raise TargetError(f"{path}:{number}: not JSON ({said}); expected {expected} a line.") from None
+            raise TargetError(f"{path}:{number}: not JSON ({said}); expected {expected} per line.") from None
         yield number, value
 
 
 def read_objects(path: Path) -> tuple[dict[str, list[Any]], list[int]]:
-    """Cells by column and the line of each row, of a file with an object a line; a key that a row lacks is None there.
+    """Cells by column and the line of each row, of a file with an object per line; a key that a row lacks is None there.
 
     Raises:
         TargetError: as ``json_lines``, or a line that holds something else, or none.
@@ -207,6 +207,6 @@ def read_objects(path: Path) -> tuple[dict[str, list[Any]], list[int]]:
             raise TargetError(f"{path}:{number}: found a {type(row).__name__}; expected an object, such as {_ROW}.")
         rows.append((number, row))
     if not rows:
-        raise TargetError(f"{path}: no rows found; expected an object a line, such as {_ROW}.")
+        raise TargetError(f"{path}: no rows found; expected one object per line, such as {_ROW}.")
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     return {name: [row.get(name) for _, row in rows] for name in names}, [number for number, _ in rows]

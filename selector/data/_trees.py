@@ -87,7 +87,7 @@ def picture_table(
     """The table of a folder of images with one annotation each.
 
     Args:
-        entries: the images; ``column`` their annotations, an entry an image.
+        entries: the images; ``column`` their annotations, an entry per image.
         role: of the column, which is its name as well.
         schema: what the input says of the annotation; what the caller says of it (``options``) comes before that.
         splits: of each image; empty where no folder and no file says one.
@@ -120,7 +120,7 @@ def mask_table(
     splits: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Table:
-    """``picture_table`` with a mask file an image, named relative to the folder.
+    """``picture_table`` with a mask file per image, named relative to the folder.
 
     Args:
         schema: what the layout says of the classes; None where a file of class names in the folder does.

@@ -37,7 +37,7 @@ def assemble(table: Table, *, seed: int, task: str | None) -> Target:
     for column in {column for columns in table.roles.values() for column in columns}:
         if len(table.columns[column]) != len(table):
             raise TargetError(
-                f"{table.where}: {len(table)} items but {len(table.columns[column])} labels; give one label an item."
+                f"{table.where}: {len(table)} items but {len(table.columns[column])} labels; give one label per item."
             )
     undecodable = _decoder_notes(table)
     name, found = read_table(replace(table, schema={**table.schema, "task": task}), task)

@@ -418,7 +418,7 @@ def column_of(
     """
     flag = f"{option} (--{option.replace('_', '-')})"
     if not columns:
-        raise TargetError(f"{where}: the table is empty; expected columns of texts and labels, and a row an item.")
+        raise TargetError(f"{where}: the table is empty; expected columns of texts and labels, and one row per item.")
     if wanted is not None:
         if wanted not in columns:
             raise TargetError(
@@ -429,7 +429,7 @@ def column_of(
         return candidates[0]
     if candidates:
         named = " and ".join(f"'{name}'" for name in candidates)
-        raise TargetError(f"{where}: {named} could each be the {role} column; name the one that is meant with {flag}.")
+        raise TargetError(f"{where}: {named} could each be the {role} column; choose one with {flag}.")
     raise TargetError(
         f"{where}: which column holds the {role}? Columns: {', '.join(columns)}. Name it with {flag}{hint}."
     )
@@ -464,7 +464,7 @@ def split_column(where: str, columns: Sequence[str]) -> str | None:
         found = [name for name in columns if name.lower() == usual]
         if len(found) > 1:
             raise TargetError(
-                f"{where}: {' and '.join(found)} could each be the column of splits; call the one that is meant '{usual}'."
+                f"{where}: {' and '.join(found)} could each be the column of splits; rename the intended one to '{usual}'."
             )
         if found:
             return found[0]

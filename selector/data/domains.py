@@ -1,7 +1,7 @@
 """A target without labels beside a labeled source domain of the same classes, as one ``Target``.
 
 The source is read as any classification target. The target may be a flat folder of images, a list of paths,
-images or texts, an array, a text file with a text a line, a table without labels; or whatever else is read with
+images or texts, an array, a text file with one text per line, a table without labels; or whatever else is read with
 labels, which are then sealed (``core.sealed``).
 """
 
@@ -57,7 +57,7 @@ def unlabeled_table(x: Any, options: Options, class_names: Sequence[str]) -> Tab
         if path.suffix.lower() == ".txt" and path.is_file():
             lines = [line.rstrip("\n") for line in io.StringIO(read_utf8(path), newline=None) if line.strip()]
             if not lines:
-                raise TargetError(f"{path}: the target is empty; expected a text a line.")
+                raise TargetError(f"{path}: the target is empty; expected one text per line.")
             return _read((lines, [None] * len(lines)), _named(options, path.stem))
         if path.is_dir() and not files_of(path) and not table_files(path):
             return _folder(path, options, class_names)
@@ -83,7 +83,7 @@ def combine(source: Target, table: Table, *, num_target_labels: int | None, seed
     if source.task != "classification" or source.labels.ndim != 1:
         raise TargetError(
             f"source_domain '{source.name}' is read as {source.task}; adaptation to a target without labels is for "
-            "classification, one class an item."
+            "classification, one class per item."
         )
     if modalities.of(table) is not modalities.of(source):
         raise TargetError(
@@ -94,7 +94,7 @@ def combine(source: Target, table: Table, *, num_target_labels: int | None, seed
         widths = table.features.shape[1], source.features.shape[1]
         if widths[0] != widths[1]:
             raise TargetError(
-                f"the target has {widths[0]} features a row and source_domain {widths[1]}; expected as many."
+                f"the target has {widths[0]} features per row and source_domain {widths[1]}; expected the same number."
             )
     codes = _codes(table, source.class_names)
     keep, notes = _not_in_source(source, table, codes)

@@ -225,7 +225,7 @@ def find_column(
         if name in columns:
             return name
     if not columns:
-        raise TargetError(f"{where}: the table is empty; expected the names of its columns, then a row an item.")
+        raise TargetError(f"{where}: the table is empty; expected the names of its columns, then one row per item.")
     if role != "label":
         raise TargetError(
             f"{where}: which column holds the texts, or the images? Columns: {', '.join(columns)}. Name texts with text_column "

@@ -24,7 +24,7 @@ _MOST = 10  # classes that one error names
 
 
 def draw_order(hashes: Sequence[str], seed: int) -> list[int]:
-    """A number an item that orders draws: from content and seed, not from the position."""
+    """A number per item that orders draws: from content and seed, not from the position."""
     return [xxhash.xxh3_64_intdigest(f"{seed}:{value}".encode()) for value in hashes]
 
 

@@ -44,7 +44,7 @@ def export_onnx(
     ``input_ids``, ``attention_mask`` and where it reads token types (which text of a pair a token belongs to)
     ``token_type_ids``, int64 (B, T) with any B and T, and ``tokenizer.json`` is written beside the
     file. A text that is read in windows is one row a window: average the logits. Of words that are
-    tagged there is a row a token: a word's logits are those of its first token, or the mean over its
+    tagged there is one row per token: a word's logits are those of its first token, or the mean over its
     tokens, as ``word_pooling`` in the metadata says.
 
     A network that gives masks: float (B, K, H, W), of images of any height and width where its encoder takes them

@@ -157,7 +157,7 @@ class SavedModel:
         except Exception as error:
             # a recipe that was changed makes libraries raise whatever they raise on wrong settings
             raise SourceError(
-                f"{self.path / CONFIG}: recipe: no network can be built from it ({type(error).__name__}: "
+                f"{self.path / CONFIG}: recipe: no model can be built from it ({type(error).__name__}: "
                 f"{(str(error) or 'no reason given').splitlines()[0][:200]}); run 'selector confirm' again."
             ) from error
         try:
@@ -258,16 +258,14 @@ class SavedModel:
             if is_out_of_memory(error):
                 raise
             raise SourceError(
-                f"{self.path}: the network does not run on items as {CONFIG} prepares them: {first_line(error)}"
+                f"{self.path}: the model does not run on items as {CONFIG} prepares them: {first_line(error)}"
             ) from error
         if isinstance(found, np.ndarray) and found.dtype.kind == "f" and not np.isfinite(found).all():
-            raise SourceError(
-                f"{self.path}: outputs of the network are not finite; its weights or {CONFIG} are damaged."
-            )
+            raise SourceError(f"{self.path}: outputs of the model are not finite; its weights or {CONFIG} are damaged.")
         # a task without names (a single value) numbers its outputs itself
         if isinstance(found, np.ndarray) and self.class_names and found.shape[1] != len(self.class_names):
             raise ConfigError(
-                f"{self.path / CONFIG}: class_names: the network has {found.shape[1]} outputs, found "
+                f"{self.path / CONFIG}: class_names: the model has {found.shape[1]} outputs, found "
                 f"{len(self.class_names)} name(s); {AGAIN}."
             )
         return found
@@ -283,7 +281,7 @@ class SavedModel:
         except (IndexError, KeyError, TypeError, ValueError) as error:
             # names that are gone, thresholds of other labels: what a task needs of them is its own matter
             raise ConfigError(
-                f"{self.path / CONFIG}: class_names or context do not fit the outputs of the network "
+                f"{self.path / CONFIG}: class_names or context do not fit the outputs of the model "
                 f"({type(error).__name__}: {error}); {AGAIN}."
             ) from error
 
@@ -342,4 +340,4 @@ def _check_own(run: Path) -> None:
         if (run / BEST).is_dir()
         else "so it holds no model yet;"
     )
-    raise ConfigError(f"{run} is a run without a confirmation of its own, {there} run: selector confirm {run}")
+    raise ConfigError(f"{run} is a run without its own confirmation, {there} run: selector confirm {run}")

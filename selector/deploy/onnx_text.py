@@ -74,7 +74,7 @@ class ReadsIds(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(logits, probabilities), both (B, K); of a network that tags both (B, T, K), a row a token."""
+        """(logits, probabilities), both (B, K); of a network that tags both (B, T, K), a row per token."""
         kinds = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         logits = self.network(
             TokenRows(input_ids, attention_mask, kinds, self._specials, self._unpooled, words=self._words)

@@ -40,7 +40,9 @@ def push_model(folder: Path, repo: str, *, private: bool = False, revision: str 
             repo_id=repo, folder_path=folder, revision=revision, commit_message="Model saved by zoo-selector"
         )
     except HFValidationError as error:
-        raise ConfigError(f"'{repo}' is no name of a hub repository (expected org/name): {first_line(error)}") from None
+        raise ConfigError(
+            f"'{repo}' is not the name of a hub repository (expected org/name): {first_line(error)}"
+        ) from None
     except LocalTokenNotFoundError:
         raise ConfigError(f"{repo}: pushing needs a token that may write; run: hf auth login") from None
     except HfHubHTTPError as error:

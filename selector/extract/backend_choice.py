@@ -430,7 +430,7 @@ def _forced(trial: _Trial, backend: str, precision: str) -> tuple[str, str]:
         near = trial.agreement(backend, "float32", images=_compared(trial))
         if not _same(near):
             raise SourceError(
-                f"{trial.encoder.name}: {backend} gives other features than torch in float32 (median centered cosine "
+                f"{trial.encoder.name}: {backend} returns features that differ from torch in float32 (median centered cosine "
                 f"{near.cosine:.3f}, expected at least {_SAME}); use backend 'eager'."
             )
     return backend, _lowered(trial, backend, precision)

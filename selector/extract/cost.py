@@ -1,6 +1,6 @@
 """Measures what a network costs on this device: operations, latency, throughput, memory, weights.
 
-Made to take about a second a model beside an extraction, so the passes are few: medians with the
+Made to take about a second per model beside an extraction, so the passes are few: medians with the
 quickest and the slowest pass beside them say how far a busy machine can be trusted.
 """
 

@@ -132,7 +132,7 @@ class Runner:
         expected = (rows, self.encoder.num_features)
         if features.shape != expected:
             raise SourceError(
-                f"{self.encoder.name}: the network gives features of shape {features.shape} for a batch of {rows} "
+                f"{self.encoder.name}: the model returns features of shape {features.shape} for a batch of {rows} "
                 f"rows, expected {expected}; a network must give one row "
                 "an item, whatever the batch."
             )
@@ -354,7 +354,7 @@ def resolve_device(device: str) -> str:
     if count is None or (number and not number.isdigit()):
         raise ConfigError(f"unknown device '{device}'; expected auto, cpu, cuda, cuda:N or mps.")
     if count <= int(number or 0):
-        raise ConfigError(f"device '{device}' is not here ({count} of this kind found); use --device auto or cpu.")
+        raise ConfigError(f"device '{device}' is not available ({count} of this kind found); use --device auto or cpu.")
     return "cpu" if kind == "cpu" else device
 
 

@@ -33,7 +33,7 @@ def footprint(sketch: Sketch, *, bf16: bool = False) -> Footprint:
         item = _peak(sketch, training=False, bf16=False)
         step = _peak(sketch, training=True, bf16=bf16)
     except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError) as error:
-        raise SourceError(f"its memory cannot be told from its shapes: {first_line(error)}") from error
+        raise SourceError(f"its memory use cannot be inferred from its shapes: {first_line(error)}") from error
     area = sketch.extent[0] * sketch.extent[1]
     return Footprint(module_bytes(sketch.module), item // ITEMS, step // ITEMS, area, "bfloat16" if bf16 else "float32")
 

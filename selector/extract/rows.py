@@ -201,7 +201,7 @@ def open_map_runner(
     point = registry.get("point")
     variants = point.variants(encoder.strides)
     exact, near = (r.read(few, item, place, point, variants) for r in (runner, lower))
-    # a row an image, its nine places side by side: points of one image are often as good as equal, and which of
+    # a row per image, its nine places side by side: points of one image are often as good as equal, and which of
     # those is the nearest says nothing
     worst = [agreement(*(rows[v].reshape(len(few), -1) for rows in (exact, near))) for v in variants]
     found = min(worst, key=lambda one: (one.cosine, one.neighbors))
@@ -250,7 +250,7 @@ def extract_rows(
 
     Raises:
         SourceError: rows that are not finite, too little memory, or a reader that needs maps and a runner without.
-    Cost: one forward pass an item.
+    Cost: one forward pass per item.
     """
     read = registry.get(reader)
     if read.needs_maps is not isinstance(runner, MapRunner):

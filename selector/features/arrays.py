@@ -48,7 +48,7 @@ def as_rows(values: Any, what: str = "features") -> np.ndarray:
             raise ProxyError(f"{what} must have no masked entries. Row {row} has one: drop the row or fill it in.")
         rows = np.asarray(rows)
     if rows.ndim != 2:
-        raise ProxyError(f"{what} must have the shape (N, D), one row an item. Got shape {rows.shape}.")
+        raise ProxyError(f"{what} must have the shape (N, D), one row per item. Got shape {rows.shape}.")
     if rows.shape[0] < 2 or rows.shape[1] < 1:
         raise ProxyError(f"{what} must have at least two rows and one column. Got shape {rows.shape}.")
     if rows.dtype.kind in "iub":
@@ -110,5 +110,5 @@ def _explain_bad_value(chunk: np.ndarray, start: int, what: str) -> None:
     kind = "NaN" if np.isnan(value) else "infinite" if np.isinf(value) else f"{value:.3g}, too large to square"
     raise ProxyError(
         f"{what} must be finite. Row {start + row}, column {column} is {kind}; "
-        "the network may have overflowed in half precision: extract in float32 or drop the row."
+        "the model may have overflowed in half precision: extract in float32 or drop the row."
     )

@@ -62,7 +62,7 @@ def stratified_sample(labels: Labels, hashes: np.ndarray, seed: int, count: int)
 
 
 def _strata(labels: Labels, mixed: np.ndarray) -> np.ndarray:
-    """A number a row that sorts the strata by hash, not by label id: renaming classes changes nothing."""
+    """A number per row that sorts the strata by hash, not by label id: renaming classes changes nothing."""
     groups = labels.groups()
     if groups is None:
         assert labels.columns is not None

@@ -79,11 +79,11 @@ class FeatureSet:
         self._keys = keys
         for what, given in (("groups", self.groups), ("keys", keys)):
             if given is not None and len(given) != len(self):
-                raise ProxyError(f"{what} must have one entry a row. Got {len(given)} for {len(self)} rows.")
+                raise ProxyError(f"{what} must have one entry per row. Got {len(given)} for {len(self)} rows.")
         self._source_logits = None if source_logits is None else as_rows(source_logits, "source_logits")
         if self._source_logits is not None and len(self._source_logits) != len(self):
             raise ProxyError(
-                f"source_logits must have one row a feature row. Got {len(self._source_logits)} for {len(self)}."
+                f"source_logits must have one row per feature row. Got {len(self._source_logits)} for {len(self)}."
             )
         self._source_head = source_head
         self._unlabeled = None if unlabeled is None else _other_domain(unlabeled, self.width)

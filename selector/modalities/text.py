@@ -87,7 +87,7 @@ class TextModality(Modality):
         return isinstance(batch, Tokens)
 
     def rows_of(self, batch: Tokens) -> int:
-        """A row a text, or one a word."""
+        """A row per text, or one a word."""
         return batch.num_features
 
     def ready(self, batch: Tokens, preprocess: TextPreprocess, device: Any = "cpu", dtype: Any = None) -> Tokens:

@@ -283,9 +283,9 @@ def _as_score(result: Any, name: str, count: int) -> Score:
             raise ProxyError(f"proxy '{name}' must return a Score or a number. Got {type(result).__name__}.") from None
     made: Score = result
     if not math.isfinite(made.value):
-        raise ProxyError(f"proxy '{name}' gave {made.value} for these rows, which is no score.")
+        raise ProxyError(f"proxy '{name}' gave {made.value} for these rows, which is not a score.")
     if made.per_row is not None and np.shape(made.per_row) != (count,):
         raise ProxyError(
-            f"proxy '{name}': per_row must have one contribution a row, ({count},). Got {np.shape(made.per_row)}."
+            f"proxy '{name}': per_row must have one contribution per row, ({count},). Got {np.shape(made.per_row)}."
         )
     return made

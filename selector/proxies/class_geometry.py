@@ -91,7 +91,7 @@ def class_statistics(features: FeatureSet, dimensions: int) -> tuple[np.ndarray,
     domain="A diagnostic. The only row of a class counts as wrong.",
 )
 def nearest_class_mean(features: FeatureSet) -> Score:
-    """Leave-one-out accuracy of the nearest class mean; a contribution a row."""
+    """Leave-one-out accuracy of the nearest class mean; a contribution per row."""
     codes, counts = features.labels, features.class_counts
     center = features.mean
     sums = np.zeros((len(counts), features.width))

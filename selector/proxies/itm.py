@@ -34,7 +34,7 @@ _NO_SPREAD = 1e-12  # of the largest variance: less within classes is rounding, 
     "approximation of how embeddings evolve), not the published Θ, which is learned, its division into batches, nor the published "
     "score: here Θ are the embeddings themselves, all training rows are one batch, and the score is held out. Do not quote values "
     "as ITM's.",
-    domain="Classes. Where rows of a class are all equal the nearest mean is sure; with one training row a class nothing is "
+    domain="Classes. Where rows of a class are all equal the nearest mean is sure; with one training row per class nothing is "
     "known of their spread. Rows of a class that lives in one fold count as a guess among all classes.",
 )
 def itm(features: FeatureSet, *, rate: float = 1.0, steps: int = 1) -> Score:
@@ -45,7 +45,7 @@ def itm(features: FeatureSet, *, rate: float = 1.0, steps: int = 1) -> Score:
         rate: η in [0, 1]; 0 leaves the features as they are.
         steps: how many times the step is taken.
     Returns:
-        Score in 0..1 with a contribution a row; ``details``: accuracy, and ``gain`` (value minus that at rate 0).
+        Score in 0..1 with a contribution per row; ``details``: accuracy, and ``gain`` (value minus that at rate 0).
     Raises:
         NotApplicable: constant features, no class with two training rows, or fewer than two classes in two folds.
     """

@@ -61,7 +61,7 @@ def knn(features: FeatureSet, *, blocks: bool = False) -> Score:
         features: any label kind.
         blocks: add the values with each block left out, as rows and as neighbors.
     Returns:
-        Classes: vote share at k = 5 in [0, 1], a contribution a row; ``details``: accuracy and share
+        Classes: vote share at k = 5 in [0, 1], a contribution per row; ``details``: accuracy and share
         at k = 1, 5 and 20. Otherwise the vote above chance, or R², at k = 5, at most 1; ``details``: the
         same, and Pearson's correlation with the neighbors' mean, at k = 1, 5 and 20.
     """

@@ -42,7 +42,7 @@ def lda(features: FeatureSet, *, shrinkage: float | None = None) -> Score:
         features: class labels.
         shrinkage: in [0, 1], the same in all folds; Ledoit-Wolf's of each fold when not given.
     Returns:
-        Score in 0..1 with a contribution a row; ``details``: accuracy, the mean log posterior
+        Score in 0..1 with a contribution per row; ``details``: accuracy, the mean log posterior
             (nats), and the mean shrinkage.
     Raises:
         NotApplicable: no spread within classes, fewer than two classes in two folds, or a singular

@@ -19,7 +19,7 @@ DIMENSIONS = 64
     summary="How near the features are to the collapsed state that fine-tuning ends in.",
     good="Between −1 and 2: separation (0 to 1) plus posterior (0 to 1) minus spread of the predictions (0 to 1).",
     source="after Wang et al., ICCV 2023 (NCTI)",
-    cost="a projection N × D × 64 on top of logme, and a small decomposition a class",
+    cost="a projection N × D × 64 on top of logme, and a small decomposition per class",
     bounds=(-1.0, 2.0),
     invariances=INVARIANCES,
     formula="PCA to 64. seli = 1 − 1/g, g the mean over the discriminants of √(1 + r), r the variance between "

@@ -60,7 +60,7 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
             ``linear.STRENGTHS`` / D when not given.
         blocks: add the values with each block left out, fitted again from the solutions found.
     Returns:
-        Score ≤ 0 with a contribution a row; ``details``: accuracy and miou (mean IoU of the classes) of
+        Score ≤ 0 with a contribution per row; ``details``: accuracy and miou (mean IoU of the classes) of
         rows that the fit did not see, strength; of several labels also ``map``. Rows of one item share a fold, so
         those of a mask are judged by fits on other images; each row counts the same, whatever it stands for.
     Raises:
@@ -96,7 +96,7 @@ def out_of_fold(features: FeatureSet, strength: float | None = None) -> np.ndarr
         NotApplicable: labels are not classes, or fewer than two have rows in two folds.
     """
     if features.label_kind is not LabelKind.CLASSES:
-        raise NotApplicable("needs one class a row")
+        raise NotApplicable("needs one class per row")
     problem, order, tolerance = _cross_validation(features)
     assert isinstance(problem, _Problem)
     with capped(min(problem.z.shape)):

@@ -27,7 +27,7 @@ from selector.proxies._proxy import INVARIANCES, proxy
     domain="Classes with spread within them. In-sample and scale-dependent (through λ_max). lda is its honest first stage.",
 )
 def sfda(features: FeatureSet) -> Score:
-    """Mean posterior of the true class in the self-challenging Fisher space; a contribution a row.
+    """Mean posterior of the true class in the self-challenging Fisher space; a contribution per row.
 
     Raises:
         NotApplicable: no spread within classes.

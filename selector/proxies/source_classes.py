@@ -128,10 +128,10 @@ COMPONENTS_PER_CLASS = 5
     seeded=True,
     formula="PCA to 80% of the variance, Gaussian mixture with 5C full components, LEEP on its posteriors.",
     deviations="Seeded, with rows in the order of their hashes; the logarithm, which copies dropped, is kept.",
-    domain="Classes, and at least two rows a component (10C rows). In-sample. Depends on the seed: compare at one seed.",
+    domain="Classes, and at least two rows per component (10C rows). In-sample. Depends on the seed: compare at one seed.",
 )
 def nleep(features: FeatureSet) -> Score:
-    """LEEP on the posteriors of a Gaussian mixture; a contribution a row.
+    """LEEP on the posteriors of a Gaussian mixture; a contribution per row.
 
     Raises:
         NotApplicable: fewer than 10C rows, or constant features.
@@ -141,7 +141,7 @@ def nleep(features: FeatureSet) -> Score:
 
     components = COMPONENTS_PER_CLASS * len(features.classes)
     if len(features) < 2 * components:
-        raise NotApplicable(f"needs two rows a component, {2 * components}; there are {len(features)}")
+        raise NotApplicable(f"needs two rows per component, {2 * components}; there are {len(features)}")
     values = features.spectrum.values[::-1]
     if values[0] <= 0:
         raise NotApplicable("the features are constant")

@@ -1,4 +1,4 @@
-"""Many proxies -> one score a model, with intervals, P(best) and the set that is not significantly different.
+"""Many proxies -> one score per model, with intervals, P(best) and the set that is not significantly different.
 
 Every member is put on one scale that depends on the target alone, never on the other models, so
 that adding a model reorders nothing: *normalized score*, 0 for a model that knows nothing about the labels

@@ -343,7 +343,7 @@ def parse(lines: Iterable[str], where: str) -> list[Result]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:  # no JSON, a number of 5,000 digits, nested too deeply
-            raise ConfigError(f"{where}:{number}: expected one JSON object a line. Got {error}.") from None
+            raise ConfigError(f"{where}:{number}: expected one JSON object per line. Got {error}.") from None
         if not isinstance(entry, dict):
             raise ConfigError(f"{where}:{number}: expected a JSON object. Got {type(entry).__name__}.")
         found.append(_result(entry, f"{where}:{number}"))

@@ -1,4 +1,4 @@
-"""What is known of the models before looking at the target: one prior score a model.
+"""What is known of the models before looking at the target: one prior score per model.
 
 Three ways to make it compete, and the one that orders left-out targets best is used: *facts* (a
 fixed formula over parameters, upstream accuracy and the like), *ridge* (the same facts, weighted
@@ -185,7 +185,7 @@ def static_prior(
             since a fact table has no fingerprint.
         fewest_own: unlike, decisive targets of this machine below which its own results do not enter.
     Returns:
-        One score a model of ``facts``, in the same order.
+        One score per model of ``facts``, in the same order.
     Raises:
         ConfigError: ``facts`` is empty.
     Cost: O(targets · models³) for the mean rank, over all models of the history.
@@ -379,7 +379,7 @@ def _ridge(facts: Mapping[str, ModelFacts], columns: Sequence[PastColumn]) -> np
 def _mean_rank(facts: Mapping[str, ModelFacts], columns: Sequence[PastColumn], models: Sequence[str]) -> np.ndarray:
     """Mean rank over the targets where a model was measured, drawn towards its facts.
 
-    Least squares with a level a target: the third of a pool of strong models is not taken for a
+    Least squares with a level per target: the third of a pool of strong models is not taken for a
     weak one. Where all models were measured everywhere this orders them by their mean rank.
     """
     everyone = list(dict.fromkeys([*models, *(m for column in columns for m in column.models)]))

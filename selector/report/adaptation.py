@@ -180,7 +180,7 @@ def _uncertain(item: Mapping[str, Any]) -> Uncertain:
 
 
 def projection(ranking: StoredRanking) -> Markup | None:
-    """Both domains on the first two principal components: circles are the source, crosses the target; a color a class."""
+    """Both domains on the first two principal components: circles are the source, crosses the target; a color per class."""
     found = (ranking.confirmation.get("adaptation") or {}).get("projection")
     if not found or not found["target"]:
         return None

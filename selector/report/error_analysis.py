@@ -23,7 +23,7 @@ MOST_LINES = 40  # classes that are shown, the ones that went worst where there 
 class ClassLine:
     """One class: how many items it has, how many of them were found, and what they were taken for.
 
-    ``confusions`` has one count a class, or is empty where the matrix was too large to keep.
+    ``confusions`` has one count per class, or is empty where the matrix was too large to keep.
     """
 
     name: str

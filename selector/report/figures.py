@@ -52,7 +52,7 @@ def figures(ranking: StoredRanking) -> list[Figure]:
 
 
 def intervals(ranking: StoredRanking) -> Figure | None:
-    """Transferability with its 90% interval, one line a model, the highest first."""
+    """Transferability with its 90% interval, one line per model, the highest first."""
     rows = interval_rows(ranking)
     if len(rows) < 2 or all(row.low is None for row in rows):
         return None  # without intervals it would say that the order is sure
@@ -229,7 +229,7 @@ def proxies(ranking: StoredRanking) -> Figure | None:
 
 
 def layers(ranking: StoredRanking) -> Figure | None:
-    """How well each layer of a network tells the classes apart, one line a model."""
+    """How well each layer of a network tells the classes apart, one line per model."""
     lines = layer_curves(ranking)
     if not lines:
         return None

@@ -136,7 +136,7 @@ def overview(members: Sequence[Ranking | FailedTarget], epsilon: float = EPSILON
         epsilon: transferability below the best of a target that still serves it.
 
     Returns:
-        A row a target and a model, models by mean rank, and the smallest set of models that serves every target that
+        One row per target and model, models by mean rank, and the smallest set of models that serves every target that
         was ranked; of several such sets one with small mean ranks.
     """
     rankings = [each for each in members if isinstance(each, Ranking) and _ranked(each)]
@@ -194,7 +194,7 @@ def summary(found: Overview) -> Iterator[str]:
 
 
 def target_table(found: Overview) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells, a row a target."""
+    """Headers and cells, a row per target."""
     headers = ["target", "best model", "transferability", "measured", "≈ tied", "models", "failed", "time", "reason"]
     rows = []
     for row in found.targets:
@@ -206,7 +206,7 @@ def target_table(found: Overview) -> tuple[list[str], list[list[str]]]:
 
 
 def model_table(found: Overview) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells, a row a model, by mean rank."""
+    """Headers and cells, a row per model, by mean rank."""
     headers = ["model", "mean rank", "targets", "serves", "in the smallest set", "params", "latency"]
     rows = []
     for row in found.models:

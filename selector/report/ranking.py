@@ -124,7 +124,7 @@ class Ranking(results.StoredRanking):
     """The result of ``selector.rank``, with a table in a terminal and a notebook; see ``results.Ranking``."""
 
     def to_dataframe(self, *, short: bool = False) -> pandas.DataFrame:
-        """Everything that the report says of a model, one row a model, in rank order.
+        """Everything that the report says of a model, one row per model, in rank order.
 
         Args:
             short: only what ranks the models and what was measured of them.

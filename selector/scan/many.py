@@ -1,4 +1,4 @@
-"""Several targets in one scan: each network is loaded once and reads them all; a run folder a target, one overview."""
+"""Several targets in one scan: each network is loaded once and reads them all; a run folder per target, one overview."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _read_list(file: Path) -> list[Any]:
         raise OptionError(f"target: the list of targets {file} cannot be read: {error}.", "target") from None
     named = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not named:
-        raise OptionError(f"target: {file} names no targets; write one path a line.", "target")
+        raise OptionError(f"target: {file} names no targets; write one path per line.", "target")
     return [name if "://" in name else str(file.parent / name) for name in named]
 
 
@@ -188,7 +188,7 @@ def _finish(member: _Member) -> None:
 
 
 def _names(targets: Sequence[Any]) -> list[str]:
-    """A name a target for its folder: the last part of its path, and a number where that is taken."""
+    """A name per target for its folder: the last part of its path, and a number where that is taken."""
     taken: dict[str, int] = {}
     names = []
     for target in targets:
@@ -232,7 +232,7 @@ class Brought:
 
     Attributes:
         failed: why networks failed, by ``network_of``, so that no target loads them again.
-        seconds: that a network took, a target.
+        seconds: that a network took, per target.
         bad: reasons by content hash, of items that cannot be used.
     """
 

@@ -56,7 +56,7 @@ class Plan:
     """What a scan would do; nothing was extracted to find out.
 
     Attributes:
-        models: one mapping a model with name, source, params, cached and missing (rows), note; and how it fits this
+        models: one mapping per model with name, source, params, cached and missing (rows), note; and how it fits this
             machine (``memory_fit``): ``scan_bytes`` and ``scan_batch``, ``training_bytes``, ``training_batch``,
             ``training_side`` (pixels; None for texts), ``training_precision`` and ``training_epochs`` (of the budget), and
             ``fits``: why it does not, empty where it does. None where the architecture is not known without its weights.

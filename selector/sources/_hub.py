@@ -142,7 +142,9 @@ def find(repo: str, filenames: Sequence[str], revision: str | None, model: str) 
             if isinstance(cached, str):
                 return HubFile(repo, filename, revision, _blob_hash(Path(cached)), Path(cached))
     except HFValidationError as error:
-        raise SourceError(f"{model}: '{repo}' is no name of a hub repository (expected org/name): {error}") from None
+        raise SourceError(
+            f"{model}: '{repo}' is not the name of a hub repository (expected org/name): {error}"
+        ) from None
     if offline():
         raise WeightsMissing(
             f"{model}: the weights of hub repository {repo} are not on this machine and fetching is off; "

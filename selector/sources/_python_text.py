@@ -1,4 +1,4 @@
-"""Networks of texts made by a factory: whatever reads tokens and gives a row a token (ELMo, word vectors)."""
+"""Networks of texts made by a factory: whatever reads tokens and gives a row per token (ELMo, word vectors)."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class TextPath:
         return min(int(self.layer), blocks) if self.layer.isdigit() else blocks
 
     def pool(self, hidden: Tensor, tokens: Tokens) -> Tensor:
-        """(R, T, D) to (B, D) in float32; windows of one text are averaged. Of lists of words (W, D), a row a word."""
+        """(R, T, D) to (B, D) in float32; windows of one text are averaged. Of lists of words (W, D), a row per word."""
         if tokens.words is not None:
             return tokens.per_word(hidden, first=self.pooling == "first")
         if self.pooling == "cls":

@@ -211,7 +211,7 @@ class OnnxImageEncoder(OnnxEncoder):
         return np.ascontiguousarray(rows)
 
     def _run_all(self, rows: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
-        """The named outputs, a row an item."""
+        """The named outputs, a row per item."""
         names = list(names)
         if self._rows is None:
             return [np.asarray(out) for out in self._session.run(names, {self._input: rows})]
@@ -266,9 +266,9 @@ class OnnxImageEncoder(OnnxEncoder):
 class OnnxTextEncoder(OnnxEncoder):
     """Features of an ONNX network for texts; its tokenizer is named in the zoo (``text.tokenizer``).
 
-    The features are the output that ``layer`` names, else the first one that has a row a text
-    (sentence encoders), else the first one that has a row a token, pooled. With a ``pooling``, as
-    for words, only an output that has a row a token will do.
+    The features are the output that ``layer`` names, else the first one that has a row per text
+    (sentence encoders), else the first one that has one row per token, pooled. With a ``pooling``, as
+    for words, only an output that has one row per token will do.
 
     Raises:
         SourceError: other inputs than token ids, no tokenizer, no output that can be read (so).
@@ -338,14 +338,14 @@ def _best_output(spec: ModelSpec, outputs: dict[str, Any], *, words: bool) -> st
     if found is None:
         raise SourceError(
             f"{spec.name}: none of the outputs {', '.join(outputs)} can be read as features"
-            f"{' of words (a row a token)' if words else ''}; name one with 'layer'."
+            f"{' of words (one row per token)' if words else ''}; name one with 'layer'."
         )
     return found
 
 
 def _rows_only(model: str, output: str, pooling: str) -> str:
     return (
-        f"{model}: pooling '{pooling}' needs a row a token, but output '{output}' has a row a text, which is read as it "
+        f"{model}: pooling '{pooling}' needs one row per token, but output '{output}' has one row per text, which is read as it "
         "is; leave 'pooling' out or name another with 'layer'."
     )
 

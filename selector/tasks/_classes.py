@@ -1,4 +1,4 @@
-"""What tasks with one class a row share: checks, confusion matrices, per-class tables, calibration, weights."""
+"""What tasks with one class per row share: checks, confusion matrices, per-class tables, calibration, weights."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def balanced_accuracy(table: np.ndarray) -> float:
 
 
 def per_class_table(table: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a class, in label order: class, items, precision, recall, f1."""
+    """One row per class, in label order: class, items, precision, recall, f1."""
     if len(class_names) != len(table):
         raise ConfigError(f"expected {len(table)} class names, one an output. Got {len(class_names)}.")
     metrics = precision_recall(table)
@@ -171,7 +171,7 @@ def check_classes(target: Target) -> None:
 
 
 def absent_classes(target: Target, told: Sequence[str] = ()) -> list[str]:
-    """A sentence a split that lacks classes; ``told``: those that another note names."""
+    """A sentence per split that lacks classes; ``told``: those that another note names."""
     found = []
     for split in ("train", "val", "test"):
         present = set(target.labels_of(target.indices(split)).tolist())
@@ -206,7 +206,7 @@ class ClassTask(LinearTask):
         return self.of(target.class_names).judged(outputs, target, items)  # type: ignore[attr-defined,no-any-return]
 
     def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """An entry a row: ``label``, its calibrated ``probability``, and ``probabilities`` (C,) of all classes."""
+        """An entry per row: ``label``, its calibrated ``probability``, and ``probabilities`` (C,) of all classes."""
         probabilities = softmax(np.asarray(outputs), temperature_of(context))
         return [
             {"label": class_names[int(i)], "probability": float(row[i]), "probabilities": row}

@@ -50,11 +50,11 @@ def section_of_sentences(
     """The error analysis of a tagger on one split.
 
     Args:
-        arrays: as for ``section_of_items``, an entry a word; ``groups`` (W,) the sentence of each word, ascending.
+        arrays: as for ``section_of_items``, an entry per word; ``groups`` (W,) the sentence of each word, ascending.
         per_class: as for ``section_of_items``, of entity types or of labels; ``counted`` says what ``items`` counts.
     Returns:
         As ``section_of_items``, without the matrix; ``row`` of a sample is a sentence, ``label`` and ``predicted``
-        are lists, one entry a word from the word ``begin`` on, at most 60.
+        are lists, one entry per word from the word ``begin`` on, at most 60.
     """
     pairs = confusion_matrix(arrays["predicted"], arrays["label"], len(class_names))
     tables = {"classes": _classes(per_class), "confused": _confused(pairs, class_names)}

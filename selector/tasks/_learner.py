@@ -16,7 +16,7 @@ Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class HeadLearner(nn.Module):
-    """See ``core.task.Learner``: an encoder with its new head, a row an item or a word.
+    """See ``core.task.Learner``: an encoder with its new head, one row per item or word.
 
     Args:
         network: what ``Encoder.with_head`` returned; its last layer is linear and reached by ``get_classifier()``.

@@ -40,7 +40,7 @@ class LinearTask(Task):
     of_words: ClassVar[bool] = False
 
     def num_outputs(self, target: Target) -> int:
-        """Width of the head: an output a class or label."""
+        """Width of the head: an output per class or label."""
         return len(target.class_names)
 
     @abstractmethod
@@ -74,7 +74,7 @@ class LinearTask(Task):
         return annotations.astype(np.int64)
 
     def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
-        """The labels of some items: a number or a vector an item, of words an array (W,)."""
+        """The labels of some items: a number or a vector per item, of words an array (W,)."""
         return target.by_item(self.labels(target.labels_of(indices)), indices)
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:

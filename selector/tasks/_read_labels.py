@@ -26,7 +26,7 @@ Own = TypeVar("Own", bound="ArrayAnnotations")
 
 @dataclass(frozen=True)
 class ArrayAnnotations:
-    """``labels`` (N,) or (N, K), one row an item; see ``core.task.Annotations``.
+    """``labels`` (N,) or (N, K), one row per item; see ``core.task.Annotations``.
 
     Attributes:
         where, noun: the input and what an item is, in messages.

@@ -67,7 +67,7 @@ class TaggedTexts(Predictions):
         return cast("Iterator[TaggedText]", super().__iter__())
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """A row a word: columns sentence (from 0), word, label, probability, error."""
+        """A row per word: columns sentence (from 0), word, label, probability, error."""
         import pandas as pd
 
         rows: list[tuple[Any, ...]] = []

@@ -1,4 +1,4 @@
-"""One class an item, learned from one domain for another whose items have no labels.
+"""One class per item, learned from one domain for another whose items have no labels.
 
 Items of the source domain have the splits train, val and test; those of the target domain have the split
 ``contracts.UNLABELED`` and the class number ``sealed.UNKNOWN``, whether or not labels of theirs exist: those lie

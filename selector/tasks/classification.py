@@ -1,4 +1,4 @@
-"""One class an item: cross-entropy, a linear head of C outputs, and the metrics of a classifier."""
+"""One class per item: cross-entropy, a linear head of C outputs, and the metrics of a classifier."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ClassificationReading:
 def missing_label(table: Table) -> str:
     """Why a table has no label an item."""
     if "words" in table.roles:
-        return "the data have a label a word, which is tagging"
+        return "the data have one label per word, which is tagging"
     return f"the data have no column of labels (they have {' and '.join(table.roles) or 'none'})"
 
 

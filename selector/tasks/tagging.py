@@ -1,4 +1,4 @@
-"""A class a word: cross-entropy over words, and the metrics of a tagger.
+"""A class per word: cross-entropy over words, and the metrics of a tagger.
 
 Rows are words; an item is a sentence, and no entity crosses its border.
 """
@@ -174,7 +174,7 @@ class TaggingReading:
 
     def accepts(self, table: Table) -> str | None:
         """Tables whose labels are of words."""
-        return None if "words" in table.roles else "the data have a label an item"
+        return None if "words" in table.roles else "the data have one label per item"
 
     def read(self, table: Table) -> WordTags:
         """Class numbers of the words; see ``encode_classes``."""
@@ -358,10 +358,10 @@ class Tagging(TaggingReading, ClassTask):
     def prediction(
         self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
     ) -> TaggedText:
-        """A sentence with a label a word, and the entities of those.
+        """A sentence with a label per word, and the entities of those.
 
         Raises:
-            ConfigError: the network does not give a row a word, because it was saved with other settings.
+            ConfigError: the network does not return one row per word, because it was saved with other settings.
         """
         shares = softmax(np.asarray(output), temperature_of(context))
         if len(shares) != len(item):

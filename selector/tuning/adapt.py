@@ -107,7 +107,7 @@ def run_adaptation(
         seed: of whatever is drawn.
     Returns:
         The result; a model that fails is a failed measurement.
-    Cost: a head a model and strategy, and the validators: seconds each.
+    Cost: a head per model and strategy, and the validators: seconds each.
     """
     task.check(target)
     moment: Callable[[], tuple[float, Mapping[str, float]]] = (

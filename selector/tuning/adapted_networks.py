@@ -1,4 +1,4 @@
-"""Adaptation that trains the whole network: one trial a model and strategy, looked at as a candidate."""
+"""Adaptation that trains the whole network: one trial per model and strategy, looked at as a candidate."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class FineTuningResult:
         history: every trial of every round, in order (plain JSON).
         notes: what a reader should know before trusting the metrics.
         tuning_log: the plan and what became of it, in sentences.
-        advice: which strategy to take, in a sentence a model.
+        advice: which strategy to take, in one sentence per model.
         p_best: probability that ``best`` is the best of those measured, over validation images.
         settled: whether the fine-tuning stage ended because it was decided.
         seconds: where the time went, by part, in order: they add up to all of it.

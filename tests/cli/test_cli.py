@@ -684,7 +684,7 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     from selector.deploy.export import _check_place
 
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(PermissionError, match="it is no regular file") as caught:
+    with pytest.raises(PermissionError, match="it is not a regular file") as caught:
         write_atomic(tmp_path / "pipe", b"x")
     assert caught.value.filename == str(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="pipe is a device or a pipe; name the file to write"):

@@ -121,7 +121,7 @@ def broken(content: dict[str, Any], key: str, index: int, **changes: Any) -> dic
         ("annotations", 0, {"bbox": [3, 2, float("nan"), 5]}, r"annotations\[0\]: the box of .* holds NaN or inf"),
         ("annotations", 0, {"bbox": [3, 2, 5]}, r"annotations\[0\]: the box of .* is \[3, 2, 5\]; expected four numbers"),
         ("annotations", 1, {"category_id": 4}, r"annotations\[1\]: unknown category_id 4; expected one of the categories"),
-        ("annotations", 1, {"image_id": 77}, r"annotations\[1\]: image_id 77 is no image of the file"),
+        ("annotations", 1, {"image_id": 77}, r"annotations\[1\]: image_id 77 is not an image of the file"),
         ("images", 3, {"file_name": "no.png"}, r"images\[3\]: image 'no\.png' does not exist in .*--image-root"),
         ("images", 3, {"file_name": "02.png"}, r"images\[3\]: '02\.png' occurs twice; one image has one entry"),
         ("images", 3, {"id": 2}, r"images\[3\]: the id 2 occurs twice"),

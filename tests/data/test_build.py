@@ -179,7 +179,7 @@ def test_the_task_overrides_the_labels() -> None:
 
 
 def test_labels_of_another_length() -> None:
-    with pytest.raises(TargetError, match=r"features: 9 items but 8 labels; give one label an item"):
+    with pytest.raises(TargetError, match=r"features: 9 items but 8 labels; give one label per item"):
         load_target((np.eye(9), [0, 1] * 4))
 
 

@@ -84,7 +84,9 @@ def test_texts_and_features(tmp_path):
     rows = np.random.default_rng(0).standard_normal((40, 3))
     features = load_target(rows[30:] + 1, source_domain=(rows[:30], ["no", "yes"] * 15))
     assert features.features.shape == (40, 3)
-    with pytest.raises(TargetError, match="the target has 2 features a row and source_domain 3; expected as many"):
+    with pytest.raises(
+        TargetError, match="the target has 2 features per row and source_domain 3; expected the same number"
+    ):
         load_target(rows[30:, :2], source_domain=(rows[:30], ["no", "yes"] * 15))
 
 
@@ -158,7 +160,7 @@ def test_what_is_refused(source, flat, tmp_path):
         load_target(np.ones((2, 3)), source_domain=(np.random.default_rng(0).random((30, 3)), np.linspace(0, 1, 30)))
     several = [["dark"], ["dark", "light"], ["light"]] * 10
     with pytest.raises(
-        TargetError, match=r"is read as multilabel; adaptation .* is for classification, one class an item"
+        TargetError, match=r"is read as multilabel; adaptation .* is for classification, one class per item"
     ):
         load_target(np.ones((2, 3)), source_domain=(np.random.default_rng(0).random((30, 3)), several))
     with pytest.raises(
@@ -208,15 +210,15 @@ def test_folders_that_are_no_classes_hold_images_without_labels(source, tmp_path
     ("name", "content", "message"),
     [
         ("x.txt", b"one\n\ncaf\xe9\n", r"x\.txt:3: byte 0xe9 is not UTF-8; .*Convert the file"),
-        ("x.txt", b"\n \n", r"x\.txt: the target is empty; expected a text a line"),
-        ("x.csv", b"", r"x\.csv: the table is empty; expected the names of its columns, then a row an item"),
+        ("x.txt", b"\n \n", r"x\.txt: the target is empty; expected one text per line"),
+        ("x.csv", b"", r"x\.csv: the table is empty; expected the names of its columns, then one row per item"),
         ("x.csv", b"text\n", r"x\.csv: the target is empty; give at least one item"),
         ("x.csv", b"text\ncaf\xe9\n", r"x\.csv:2: byte 0xe9 is not UTF-8"),
         ("x.csv", b'text,no\nq,1\n"x,1\n', r"x\.csv:3: a quote at the begin of a cell is never closed"),
         ("x.csv", b"text,no\nq,1,2\n", r"x\.csv:2: found 3 values; expected 2 \(text, no\)"),
         ("x.csv", b"text,label\nq,maybe\n", r"x\.csv: the classes .* 'maybe' \(line 2\) .*without labels\."),
-        ("x.jsonl", b'{"text": "q"}\n{"text"\n', r"x\.jsonl:2: not JSON .*; expected one object a line"),
-        ("x.jsonl", b"", r"x\.jsonl: no rows found; expected an object a line"),
+        ("x.jsonl", b'{"text": "q"}\n{"text"\n', r"x\.jsonl:2: not JSON .*; expected one object per line"),
+        ("x.jsonl", b"", r"x\.jsonl: no rows found; expected one object per line"),
         ("x.parquet", b"PAR1", r"x\.parquet: not a readable parquet file .*; write it again"),
     ],
 )

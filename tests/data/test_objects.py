@@ -49,7 +49,7 @@ def test_arrays() -> None:
 def test_arrays_bad_input() -> None:
     with pytest.raises(TargetError, match=r"images are float64 \(18, 6, 5, 3\); expected uint8 \(N, H, W\)"):
         load_target((IMAGES / 255, LABELS))
-    with pytest.raises(TargetError, match=r"arrays: 18 items but 17 labels; give one label an item"):
+    with pytest.raises(TargetError, match=r"arrays: 18 items but 17 labels; give one label per item"):
         load_target((IMAGES, LABELS[1:]))
 
 
@@ -104,7 +104,7 @@ class Augmented(Pairs):
         (Pairs([(np.zeros((4, 4), np.int32), 1)]), r"item 0: the image has values of int32; expected uint8"),
         (
             Augmented(list(zip(IMAGES, LABELS, strict=True))),
-            r"item 0 is another image each time it is read; leave random",
+            r"item 0 differs each time it is read; leave random",
         ),
         (Pairs([]), r"Pairs: no items found"),
     ],

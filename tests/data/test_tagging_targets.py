@@ -218,7 +218,7 @@ def bad(tmp_path: Path, words: list[Any], tags: list[Any]) -> Path:
 
 
 def test_bad_sentences_are_named_with_their_line(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"line 41 has 2 words but 1 labels; give one label a word"):
+    with pytest.raises(TargetError, match=r"line 41 has 2 words but 1 labels; give one label per word"):
         load_target(bad(tmp_path, [["a", "b"]], [["O"]]))
     with pytest.raises(TargetError, match=r"line 41 has no words; give it some or remove it"):
         load_target(bad(tmp_path, [[]], [[]]))
@@ -248,7 +248,7 @@ def test_bad_sentences_are_named_with_their_line(tmp_path: Path) -> None:
     file.write_text("\n\n")
     with pytest.raises(TargetError, match=r"no sentences found"):
         load_target(file)
-    with pytest.raises(ConfigError, match=r"task 'classification' was asked for, but the data have a label a word"):
+    with pytest.raises(ConfigError, match=r"task 'classification' was asked for, but the data have one label per word"):
         load_target(sentences(), task="classification")
 
 

@@ -252,7 +252,7 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
         load_target(mixed)
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "a", "label": 1}\n{"text": \n')
-    with pytest.raises(TargetError, match=r"broken.jsonl:2: not JSON .*expected one object a line"):
+    with pytest.raises(TargetError, match=r"broken.jsonl:2: not JSON .*expected one object per line"):
         load_target(broken)
     missing = csv(tmp_path / "missing.csv", [*(f"{t},x" for t in TEXTS[:5]), "unlabeled,"])
     with pytest.raises(TargetError, match=r"line 7 has no label; give it one or remove it"):
@@ -260,7 +260,7 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
     for text in ("", "\n\n"):
         broken.write_text(text)
         with pytest.raises(
-            TargetError, match=r'broken.jsonl: no rows found; expected an object a line, such as {"text":'
+            TargetError, match=r'broken.jsonl: no rows found; expected one object per line, such as {"text":'
         ):
             load_target(broken)
     broken.with_suffix(".csv").write_text("")

@@ -554,6 +554,6 @@ def test_names_that_do_not_fit_the_outputs_are_told(tmp_path: Path, drop: str) -
     found = len(config["class_names"])
     said = rf"class_names: the network has {len(names)} outputs, found {found} name\(s\); run 'selector confirm' again"
     if drop == "all":
-        said = "class_names or context do not fit the outputs of the network"
+        said = "class_names or context do not fit the outputs of the model"
     with pytest.raises(ConfigError, match=rf"config\.json: {said}"):
         load_model(folder).predict(list(images(3)))

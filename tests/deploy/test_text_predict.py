@@ -99,7 +99,9 @@ def test_a_path_without_a_file_is_no_text(make: Make, kind: str, tmp_path: Path)
     model = make(kind)
     spaced = f"{tmp_path}{os.sep}no such.txt"
     for given in ("nosuch.txt", "nosuch.jsonl", "nosuch.CSV", "nosuch.conll", "data/nosuch.md", spaced, Path("nosuch")):
-        with pytest.raises(ConfigError, match=r"does not exist; predict reads \.txt files \(a text a line\), \.jsonl"):
+        with pytest.raises(
+            ConfigError, match=r"does not exist; predict reads \.txt files \(one text per line\), \.jsonl"
+        ):
             model.predict([given])
     (tmp_path / "texts.conll").write_text("sun O\n")
     with pytest.raises(ConfigError, match=r"texts\.conll is a file of another kind; predict reads"):
@@ -161,7 +163,7 @@ def test_json_lines_hold_texts_or_pairs(make: Make, tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named(make: Make, kind: str, tmp_path: Path) -> None:
     model = make(kind)
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"empty\.txt is empty; expected a text a line"):
+    with pytest.raises(ConfigError, match=r"empty\.txt is empty; expected one text per line"):
         model.predict(tmp_path / "empty.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(ConfigError, match=r"latin\.txt cannot be read as UTF-8 text"):
@@ -246,7 +248,7 @@ def test_open_files_hold_a_text_a_line(make: Make, kind: str) -> None:
     found = model.predict(io.StringIO("\n".join(lines) + "\n"))
     assert [row.item for row in found] == lines
     np.testing.assert_array_equal(found.probabilities, model.predict(lines).probabilities)
-    with pytest.raises(ConfigError, match="is empty; expected a text a line"):
+    with pytest.raises(ConfigError, match="is empty; expected one text per line"):
         model.predict([io.StringIO("")])
 
 

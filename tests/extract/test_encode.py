@@ -738,7 +738,7 @@ def test_a_conversion_that_changes_the_features_is_refused(small: Small, caplog:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deciding, "why_not", lambda name, device: "")
         patch.setattr(deciding, "open_backend", lambda b, *a: Turned() if b != "eager" else open_backend(b, *a))
-        with pytest.raises(SourceError, match=r"small: openvino gives other features than torch in float32"):
+        with pytest.raises(SourceError, match=r"small: openvino returns features that differ from torch in float32"):
             open_runner(small, **{**PLAIN, "backend": "openvino"}, sample=pictures(64), rows_expected=64)
         with caplog.at_level(logging.INFO):
             runner = open_runner(small, **{**PLAIN, "backend": "auto"}, sample=pictures(64), rows_expected=10**9)

@@ -345,7 +345,7 @@ def test_a_file_that_vanished_is_a_bad_image(photos: Path, tmp_path: Path) -> No
 def test_an_item_that_changed_is_never_filed_under_its_old_hash(tmp_path: Path) -> None:
     raw, hashes, names = items(5)
     raw[3] = jpeg(99)
-    with pytest.raises(TargetError, match=r"image 3\.jpg has another content than when the target was loaded \(hash "):
+    with pytest.raises(TargetError, match=r"image 3\.jpg has changed since the target was loaded \(hash "):
         open_pixels(raw, hashes, names, SMALL, folder=tmp_path, on_invalid="skip")
 
 

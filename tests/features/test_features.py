@@ -150,7 +150,7 @@ def test_wrong_labels_are_refused(labels, kind, text):
 
 def test_other_wrong_arguments_are_refused():
     x, y = rows_and_labels(20, 4)
-    with pytest.raises(ProxyError, match=r"keys must have one entry a row. Got 3 for 20 rows"):
+    with pytest.raises(ProxyError, match=r"keys must have one entry per row. Got 3 for 20 rows"):
         FeatureSet(x, y, keys=["a", "b", "c"])
     with pytest.raises(ProxyError, match=r"features must hold real numbers. Got the type complex128"):
         FeatureSet(x.astype(complex), y)

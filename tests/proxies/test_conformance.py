@@ -177,7 +177,7 @@ def test_hard_shapes_give_a_value_or_a_reason(mixture, name):
         "constant columns": (with_constant, labels),
         "all constant": (np.ones((40, 5)), labels),
         "two rows": (x[:2], np.array([0, 1])),
-        "a class a row": (x[:12], np.arange(12)),
+        "one class per row": (x[:12], np.arange(12)),
         "one column": (x[:, :1], labels),
         "a class of one row": (x, np.where(np.arange(40) == 0, 9, labels)),
         "low rank": (x[:, :2] @ rng.standard_normal((2, 60)), labels),

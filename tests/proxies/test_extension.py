@@ -63,7 +63,7 @@ def test_a_callable_that_gives_no_score_is_refused(mixture):
         proxies.score(x, labels, broken)
     with pytest.raises(ProxyError, match="gave nan for these rows"):
         proxies.score(x, labels, lambda features: float("nan"))
-    with pytest.raises(ProxyError, match=r"per_row must have one contribution a row, \(120,\). Got \(2,\)"):
+    with pytest.raises(ProxyError, match=r"per_row must have one contribution per row, \(120,\). Got \(2,\)"):
         proxies.score(x, labels, lambda features: Score(1.0, per_row=np.ones(2)))
 
 

@@ -90,7 +90,7 @@ def test_an_export_is_imported_elsewhere_once(history, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("{", r"in\.jsonl:2: expected one JSON object a line"),
+        ("{", r"in\.jsonl:2: expected one JSON object per line"),
         ("[1]", r"in\.jsonl:2: expected a JSON object\. Got list"),
         ('{"target": "t", "model": "m", "metric": "accuracy"}', r"in\.jsonl:2: a result needs value"),
         ('{"target": "t", "modle": "m"}', r"in\.jsonl:2: unknown key 'modle'; did you mean 'model'\?"),

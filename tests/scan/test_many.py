@@ -172,7 +172,7 @@ def test_lists_of_targets_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"the list of targets .* cannot be read"):
         selector.rank(f"@{tmp_path / 'none.txt'}")
     (tmp_path / "list.txt").write_text("# nothing\n")
-    with pytest.raises(OptionError, match="names no targets; write one path a line"):
+    with pytest.raises(OptionError, match="names no targets; write one path per line"):
         selector.rank(f"@{tmp_path / 'list.txt'}")
     with pytest.raises(TargetError):  # every target is wrong: an error, not a table of failures
         selector.rank([tmp_path / "a", tmp_path / "b"], **FAST)

@@ -648,9 +648,9 @@ def test_one_model_of_a_wrong_shape_fails_alone(photos, tmp_path):
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store")
     assert {m.name for m in ranking if m.status == "ok"} == {"tiny-resnet", "tiny-vit"}
     reasons = {m.name: m.reason for m in ranking.failures}
-    assert "the network gives features of shape" in reasons["Drops"]
-    assert "a network must give one row an item" in reasons["Drops"]
-    assert "the network gives features of shape" in reasons["Widens"]
+    assert "the model returns features of shape" in reasons["Drops"]
+    assert "a network must give one row per item" in reasons["Drops"]
+    assert "the model returns features of shape" in reasons["Widens"]
     assert "a network must be deterministic: is dropout on" in reasons["Noisy"]
     for name in ("Drops", "Widens", "Noisy"):
         assert not ranking[name].rows

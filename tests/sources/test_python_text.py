@@ -174,7 +174,7 @@ def test_a_pooling_of_an_onnx_network_that_gives_sentences_only_is_refused(
     with pytest.raises(SourceError) as refused:
         load({**entry, "pooling": "mean"})
     assert str(refused.value) == (
-        "onnx: pooling 'mean' needs a row a token, but output 'sentence' has a row a text, which is read as it is; "
+        "onnx: pooling 'mean' needs one row per token, but output 'sentence' has one row per text, which is read as it is; "
         "leave 'pooling' out or name another with 'layer'."
     )
 

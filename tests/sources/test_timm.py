@@ -456,7 +456,7 @@ def test_a_hub_repository_of_another_library(home: Path) -> None:
     cached(home, "org/bert", {"config.json": b'{"architectures": ["Bert"]}', "model.safetensors": b"x"})
     with pytest.raises(SourceError, match=r"config\.json: not the configuration of a timm model \(no 'architecture'\)"):
         load(ModelSpec(source="timm:hf-hub:org/bert"))
-    with pytest.raises(SourceError, match="'a/b/c' is no name of a hub repository"):
+    with pytest.raises(SourceError, match="'a/b/c' is not the name of a hub repository"):
         load(ModelSpec(source="timm:hf-hub:a/b/c"))
 
 

@@ -1,4 +1,4 @@
-"""COCO's JSON of boxes: one file, a file a split, or a folder that holds them (perhaps in ``annotations/``)."""
+"""COCO's JSON of boxes: one file, a file per split, or a folder that holds them (perhaps in ``annotations/``)."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _read(x: Any, options: Options) -> Table:
             if not isinstance(one, Mapping) or "bbox" not in one or "image_id" not in one or "category_id" not in one:
                 raise TargetError(f"{where}: expected image_id, category_id and bbox. Got {str(one)[:80]}.")
             if not _is_id(one["image_id"]) or one["image_id"] not in rows:
-                raise TargetError(f"{where}: image_id {one['image_id']!r} is no image of the file.")
+                raise TargetError(f"{where}: image_id {one['image_id']!r} is not an image of the file.")
             if not isinstance(one["category_id"], int) or one["category_id"] not in place:
                 raise TargetError(
                     f"{where}: unknown category_id {one['category_id']!r}; expected one of the categories."

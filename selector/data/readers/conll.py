@@ -1,4 +1,4 @@
-"""CoNLL files: a word a line with its columns, a blank line between sentences.
+"""CoNLL files: a word per line with its columns, a blank line between sentences.
 
 Columns stand apart by tabs where the first line has one, else by blanks. The label is the last column
 and the word the first unless they are named, by number (from 1; negative ones from the end) or, in
@@ -61,7 +61,9 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
     for path in conll_files(root):
         header, sentences = _sentences(path)
         if not sentences:
-            raise TargetError(f"{path}: no sentences found; expected a word a line with its label, and blank lines.")
+            raise TargetError(
+                f"{path}: no sentences found; expected one word per line with its label, and blank lines."
+            )
         width = len(sentences[0].rows[0])
         word = _place(path, "text_column", options.text_column, 1 if "FORM" in header else 0, width, header)
         label = _place(path, "label_column", options.one_label, width - 1, width, header)
@@ -93,7 +95,7 @@ def _place(path: Path, option: str, wanted: str | None, usual: int, width: int, 
     if not 1 <= abs(place) <= width:
         known = f"{did_you_mean(wanted, header) or '.'} Columns: {', '.join(header)}." if header else "."
         raise TargetError(
-            f"{path}: {option} '{wanted}' is none of its {width} columns; give a number in 1..{width}, or -1 for the "
+            f"{path}: {option} '{wanted}' is not one of its {width} columns; give a number in 1..{width}, or -1 for the "
             f"last{known}"
         )
     return place - 1 if place > 0 else width + place

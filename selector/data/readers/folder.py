@@ -21,7 +21,7 @@ def _accepts(x: Any, options: Options) -> bool:
 
 @reader(
     "folder",
-    "a folder with one folder of images a class",
+    "a folder with one folder of images per class",
     _accepts,
     rank=90,
 )
@@ -35,7 +35,7 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
     rows = [i for i, part in enumerate(parts) if len(part) > depth + 1 and (not split_of or part[0] in split_of)]
     if not rows:
         raise TargetError(
-            f"{root}: found {len(found)} images but no class folders with images in them; expected one folder a class, "
+            f"{root}: found {len(found)} images but no class folders with images in them; expected one folder per class, "
             f"such as {root.name}/cat/1.jpg, or {root.name}/train/cat/1.jpg.{_about_tables(root)}"
         )
     notes = []

@@ -22,7 +22,7 @@ def _read(x: str, options: Options) -> Table:
     found = ADDRESS.fullmatch(x)
     if found is None:
         raise TargetError(
-            f"{x!r} is no address of a hub dataset; expected hf:org/name, hf:org/name:config or hf:org/name@revision."
+            f"{x!r} is not the address of a hub dataset; expected hf:org/name, hf:org/name:config or hf:org/name@revision."
         )
     loaded = _loaded(x, found["repo"], found["config"], found["revision"], words(options.split))
     name = options.name or found["repo"].rpartition("/")[2]

@@ -35,7 +35,9 @@ def _read(x: Mapping[str, Any], options: Options) -> Table:
     first = parts[0][1]
     for split, part in parts[1:]:
         if _shape(part) != _shape(first):
-            raise TargetError(f"{where}: {split} has other classes or another kind of items than {parts[0][0]}.")
+            raise TargetError(
+                f"{where}: {split} has different classes or a different kind of items from {parts[0][0]}."
+            )
     features = [part.features for _, part in parts if part.features is not None]
     if len({rows.shape[1] for rows in features}) > 1:
         raise TargetError(

@@ -1,6 +1,6 @@
-"""Tables in text files, a row an item: texts, lists of words, or paths of images with labels, masks or boxes.
+"""Tables in text files, a row per item: texts, lists of words, or paths of images with labels, masks or boxes.
 
-CSV and TSV, or JSONL with an object a line; a file, or a folder of such files that are named by split. Paths of images are
+CSV and TSV, or JSONL with an object per line; a file, or a folder of such files that are named by split. Paths of images are
 relative to the file's folder, or to ``image_root``; they may be absolute or lead anywhere.
 """
 
@@ -49,7 +49,7 @@ def _accepts_json_lines(x: Any, options: Options) -> bool:
     return bool(files) and files[0].suffix.lower() in JSON_LINES
 
 
-@reader("jsonl", "a JSONL file (an object a line), or a folder of them", _accepts_json_lines, columns=True)
+@reader("jsonl", "a JSONL file (one object per line), or a folder of them", _accepts_json_lines, columns=True)
 def _read_json_lines(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     found = of_files(root, table_files(root), read_objects, options, written=False)

@@ -105,7 +105,7 @@ def _read(x: Any, options: Options) -> Table:
         labels.append(None if masks else _plain(label))
     if hashes and content_hash(items[0]) != hashes[0]:
         raise TargetError(
-            f"{where}: item 0 is another image each time it is read; leave random augmentation out of the dataset."
+            f"{where}: item 0 differs each time it is read; leave random augmentation out of the dataset."
         )
     boxes = bool(labels) and not masks and all(label is None or is_boxes(label) for label in labels)
     names = [f"item {index}" for index in range(len(hashes))]

@@ -55,7 +55,7 @@ def file_of(item: Any, line: str, *, table: bool = False) -> Path | None:
         return path
     found = "is a file of another kind" if path.is_file() else "is a folder" if path.is_dir() else "does not exist"
     raise ConfigError(
-        f"{path} {found}; predict reads .txt files (a text a line), .jsonl files ({line} a line) and a column of .csv, .tsv "
+        f"{path} {found}; predict reads .txt files (one text per line), .jsonl files ({line} per line) and a column of .csv, .tsv "
         "and .parquet files. If it is meant as a text, put it into one of these: what stands in a file is never taken "
         "for a path."
     )
@@ -89,7 +89,7 @@ def lines(path: Path | TextIOBase) -> Iterator[tuple[str, str]]:
     if not found[-1]:
         found.pop()
     if not found:
-        raise ConfigError(f"{named} is empty; expected a text a line.")
+        raise ConfigError(f"{named} is empty; expected one text per line.")
     for number, line in enumerate(found, 1):
         yield f"{named}:{number}", line.removesuffix("\r")
 
@@ -113,7 +113,7 @@ def column(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
         )
         raise ConfigError(f"{path}: {what}? name it with text_column (--text-column). Columns: {listed}.")
     if not rows:
-        raise ConfigError(f"{path} is empty; expected a text a row.")
+        raise ConfigError(f"{path} is empty; expected one text per row.")
     for line, row in rows:
         cells = ["" if row[name] is None else str(row[name]) for name in asked]
         yield f"{path}:{line}", cells[0] if len(cells) == 1 else (cells[0], cells[1])
@@ -164,7 +164,7 @@ def json_lines(path: Path, line: str) -> Iterator[tuple[str, Any]]:
     except TargetError as error:
         raise ConfigError(str(error)) from None
     if none:
-        raise ConfigError(f"{path} is empty; expected {line} a line.")
+        raise ConfigError(f"{path} is empty; expected {line} per line.")
 
 
 def _read(path: Path) -> str:
@@ -304,7 +304,7 @@ def _expand(texts: Any, pairs: bool | None, columns: Sequence[str]) -> list[tupl
     """(name, text) of everything that ``texts`` stands for.
 
     Args:
-        texts: a text, a pair, a .txt file or an open file with a text a line, a .jsonl file with a text or a pair a
+        texts: a text, a pair, a .txt file or an open file with a text per line, a .jsonl file with a text or a pair a
             line, a table, or a sequence of them. A tuple of two strings is a pair, unless the model reads single texts.
         columns: of tables, the one of the texts or the two of pairs; none for the only column or ``text``.
         pairs: whether the model reads pairs; None where its record does not say: all must be of one kind then.
@@ -318,7 +318,7 @@ def _expand(texts: Any, pairs: bool | None, columns: Sequence[str]) -> list[tupl
     given = [texts] if alone else listed(texts, "texts, pairs of texts or files")
     found = [named for place, item in enumerate(given) for named in _named(place, item, columns)]
     if not found:
-        raise ConfigError("there are no texts to predict; give texts, or .txt files with a text a line.")
+        raise ConfigError("there are no texts to predict; give texts, or .txt files with one text per line.")
     wanted = is_pair(found[0][1]) if pairs is None else pairs
     for name, text in found:
         if is_pair(text) != wanted:
@@ -360,7 +360,7 @@ def _mistaken(name: str, pairs: bool | None) -> str:
     if pairs:
         return (
             f"{name}: found a single text; the model reads pairs. Give (first, second), or a .jsonl file with a list of "
-            "two texts a line."
+            "two texts per line."
         )
     return f"{name}: found a pair of texts; the model reads single texts. Give each as a string."
 
@@ -383,7 +383,7 @@ def _expand_words(sentences: Any, columns: Sequence[str]) -> list[tuple[str, Wor
 
     Args:
         sentences: a text, whose words stand apart by blanks; a list or tuple of words; a .txt file with
-            a sentence a line; a .jsonl file with a list of words a line, or an object with one under
+            one sentence per line; a .jsonl file with one list of words per line, or an object with one under
             ``tokens`` or ``words``; or a list of these.
 
     Raises:

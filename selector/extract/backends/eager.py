@@ -113,7 +113,7 @@ class EagerBackend:
 
 def _to_numpy(features: torch.Tensor) -> NDArray[np.float32]:
     if features.is_complex():
-        raise SourceError("the network gives complex features, of which the imaginary part would be lost.")
+        raise SourceError("the model returns complex features, whose imaginary part would be lost.")
     array: NDArray[np.float32] = features.float().cpu().numpy()
     return array
 

@@ -30,7 +30,7 @@ def augmented(
 
     Args:
         batch: uint8 tensor (B, H, W, C).
-        annotations: an entry an item, of any structure: in it ``tv_tensors`` (masks, boxes) move with their
+        annotations: an entry per item, of any structure: in it ``tv_tensors`` (masks, boxes) move with their
             image, everything else stays. Those of another size are first brought to that of the prepared
             image, which then is the whole one, squashed.
         mirror: mirror images of half of them.

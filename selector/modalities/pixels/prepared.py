@@ -351,8 +351,8 @@ def _checked_item(items: Items, index: int, hashes: Sequence[str], names: Sequen
     expected = hashes[index]
     if content_hash(raw) != expected:
         raise TargetError(
-            f"image {names[index]} has another content than when the target was loaded (hash {expected[:8]}…); "
-            f"load the target again, with hash_mode='content' (--hash-mode content) if its time stamps cannot be believed."
+            f"image {names[index]} has changed since the target was loaded (hash {expected[:8]}…); "
+            f"load the target again, with hash_mode='content' (--hash-mode content) if its time stamps are not reliable."
         )
     return raw
 

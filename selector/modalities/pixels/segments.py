@@ -119,7 +119,7 @@ class SegmentWriter:
         except OSError as error:
             raise StoreError(
                 f"decoded images cannot be written to {self._folder} ({error.strerror}); free some space or name another "
-                "place with --store. What was written before stays valid."
+                "place with --store. What was written before remains valid."
             ) from None
 
 

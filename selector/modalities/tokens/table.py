@@ -152,9 +152,7 @@ def _chunks(items: Items, hashes: Sequence[str], names: Sequence[str]) -> Iterat
         chunk = [items[i] for i in range(begin, min(begin + _CHUNK, len(items)))]
         for i, text in enumerate(chunk, begin):
             if text_hash(text) != hashes[i]:
-                raise TargetError(
-                    f"text {names[i]} has another content than when the target was loaded; load the target again."
-                )
+                raise TargetError(f"text {names[i]} has changed since the target was loaded; load the target again.")
         yield chunk
 
 

@@ -118,7 +118,7 @@ class TextTokenizer:
         self._single.enable_truncation(preprocess.max_length, stride=self._stride, direction=self._side)
 
     def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenizedText]:
-        """One entry a text, in order. Cost: some 10,000 short texts a second and core."""
+        """One entry per text, in order. Cost: some 10,000 short texts a second and core."""
         prompt = self.preprocess.prompt
         if self.preprocess.words:
             return self._of_words(texts)

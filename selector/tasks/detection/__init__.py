@@ -284,7 +284,7 @@ class _Matching:
         self._found: list[dict[str, np.ndarray]] = []
 
     def update(self, outputs: Any, items: np.ndarray) -> None:
-        """``outputs``: a mapping an image, as ``_detector.shares`` gives it."""
+        """``outputs``: a mapping per image, as ``_detector.shares`` gives it."""
         for one, item in zip(outputs, items, strict=True):
             true: Boxes = self._known[int(item)]
             height, width = true.size

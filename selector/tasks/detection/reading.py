@@ -99,7 +99,7 @@ class BoxAnnotations:
 class DetectionReading:
     """``Task.accepts`` and ``Task.read`` of object detection.
 
-    The role ``boxes`` holds a mapping an item, or None for an image without boxes: ``boxes`` (n lists of four
+    The role ``boxes`` holds a mapping per item, or None for an image without boxes: ``boxes`` (n lists of four
     numbers), ``labels`` (n names or numbers), and perhaps ``lines`` (n, where each stands, for messages) and ``crowd``
     (n, true for a region of many, which is left out). The schema may say ``box_format`` (one of ``FORMATS``),
     ``names`` (class names by number) and ``box_offset`` (subtracted from left and top: 1 where pixels count from 1).
@@ -175,7 +175,7 @@ class _One:
         boxes, labels = _list(cell["boxes"]), _list(cell["labels"])
         if len(boxes) != len(labels):
             raise TargetError(
-                f"{where}: {name} has {len(boxes)} boxes but {len(labels)} classes; give one class a box."
+                f"{where}: {name} has {len(boxes)} boxes but {len(labels)} classes; give one class per box."
             )
         crowd = _list(cell.get("crowd")) or [False] * len(boxes)
         if len(crowd) != len(boxes):

@@ -1,4 +1,4 @@
-"""Reading a mask an item: which values are classes, and masks that are decoded when they are asked for."""
+"""Reading a mask per item: which values are classes, and masks that are decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class MaskAnnotations:
 
 
 class SegmentationReading:
-    """``Task.accepts`` and ``Task.read`` of semantic segmentation: the role ``mask`` is an undecoded mask an item.
+    """``Task.accepts`` and ``Task.read`` of semantic segmentation: the role ``mask`` is an undecoded mask per item.
 
     The table's schema may say ``names`` (class names by value), ``colors`` ((R, G, B) by class), ``mask_names`` (of
     the files, for messages), ``ignore_index``, and ``mask_classes`` (value -> name, others are ignored).
@@ -120,7 +120,7 @@ class SegmentationReading:
     role: ClassVar[str] = "mask"
 
     def accepts(self, table: Table) -> str | None:
-        """Tables with a mask an item."""
+        """Tables with a mask per item."""
         return None if "mask" in table.roles else "the data have no column of masks"
 
     def read(self, table: Table) -> MaskAnnotations:

@@ -112,7 +112,7 @@ class Feed:
         return as_batch(self.inputs.batch(items))
 
     def batch(self, items: np.ndarray) -> tuple[Any, Sequence[Any]]:
-        """A training batch before it is changed and normalized, with its annotations: an entry an item, of any size."""
+        """A training batch before it is changed and normalized, with its annotations: an entry per item, of any size."""
         assert self.annotations is not None
         return self.prepared(items), self.annotations(items)
 
