@@ -28,7 +28,7 @@ _MOST, _LONGEST_YAML = 65535, 1 << 22  # classes, and characters: a megabyte of 
 def class_schema(given: ClassNames) -> dict[str, Any]:
     """``names`` in label order, and ``colors`` where the file gives them, as a table's schema has them.
 
-    A file holds a name per line, ``R G B name`` a line, CVAT's ``name:R,G,B::`` a line, a CSV with the columns name, r, g
+    Names may be given with commas between them. A file holds a name per line, ``R G B name`` a line, CVAT's ``name:R,G,B::`` a line, a CSV with the columns name, r, g
     and b, or JSON or YAML of a list, of numbers and names, or of names and colors.
 
     Raises:
@@ -38,7 +38,12 @@ def class_schema(given: ClassNames) -> dict[str, Any]:
     content: Any = given
     if isinstance(given, str | os.PathLike):
         where = os.fspath(given)
-        content = _read(Path(given))
+        there = Path(where).exists()
+        if not there and "," not in where:
+            raise TargetError(
+                f"class_names (--class-names): there is no file {where}; give a file, or the names themselves, such as cat,dog."
+            )
+        content = _read(Path(given)) if there else [name.strip() for name in where.split(",")]
     if isinstance(content, Mapping) and isinstance(content.get("names"), list | Mapping):
         content = content["names"]
     if isinstance(content, Mapping):

@@ -78,7 +78,7 @@ class DataOptions(CallOptions):
         needs=(SEVERAL,),
     )
     class_names: SkipValidation[ClassNames] = option(
-        None, "File of class names, one per line, or JSON or YAML (default: names in the data).",
+        None, "Class names with commas between them, or a file of them, one per line, JSON or YAML (default: names in the data).",
         python="Or a list of names, or a mapping of numbers to names.", panel=DATA, needs=(MASKS_OR_BOXES,), path=True,
     )  # fmt: skip
     ignore_index: int | None = option(

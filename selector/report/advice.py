@@ -179,8 +179,8 @@ def _leaders(ranking: StoredRanking, best: ModelResult, measured: Measurement) -
 
 
 def _cheapest(models: Sequence[ModelResult]) -> ModelResult:
-    """By latency where all were timed on this machine, else by parameters; of equal ones the first."""
-    latencies = [None if m.cost is None else m.cost.latency for m in models]
+    """By latency where all were timed on this machine while it was not busy, else by parameters; of equal ones the first."""
+    latencies = [None if m.cost is None or m.cost.unsteady else m.cost.latency for m in models]
     if all(latency is not None for latency in latencies):
         return min(zip(latencies, range(len(models)), models, strict=True))[2]
     return min(models, key=lambda m: math.inf if m.num_parameters is None else m.num_parameters)

@@ -13,7 +13,7 @@ import numpy as np
 
 from selector import modalities
 from selector.core.contracts import UNLABELED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
-from selector.core.errors import ConfigError, StoreError
+from selector.core.errors import ConfigError, SelectorError, StoreError
 from selector.core.progress import under_way
 from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, Isolation, layer_specs
 from selector.extract.known_costs import CostMode
@@ -329,6 +329,19 @@ class Extraction:
                 candidate.cost = found.cost
 
     # ---------------------------------------------------------------- a single model
+
+    def stored_items(self, spec: ModelSpec) -> int:
+        """How many items of train and val this model need not read, because the store has all their rows."""
+        rows = self.rows()
+        try:
+            entry = self.work.entry(spec)
+        except (SelectorError, OSError):  # its extraction reports this
+            return 0
+        if entry is None:
+            return 0
+        missing = entry.missing(rows.hashes)
+        lacking = missing if rows.groups is None else np.unique(np.asarray(rows.groups)[missing])
+        return len(rows.every_item) - len(lacking)
 
     def estimate(self, spec: ModelSpec, rows: int) -> float | None:
         """Seconds that a network takes for so many rows, by what was measured here; None when nothing was."""

@@ -180,8 +180,10 @@ class BudgetedRounds(Rounds):
     def run(self) -> None:
         """All rounds that the budget allows and the result needs."""
         self._begun = self._clock()
-        whole = sum(self._prices(self._specs).values()) * self._items
-        enough = whole <= self._left()  # for every model on every item: the rounds are those of a scan without a budget
+        if self._budget.seconds is not None:  # a share is of the full scan, whatever is stored
+            self._read.update({spec.name: self.extraction.stored_items(spec) for spec in self._specs})
+        # for every model on every item: the rounds are those of a scan without a budget
+        enough = self._unread() <= self._left()
         shares = list(self.shares) if enough else self._shares()
         before: tuple[frozenset[str], frozenset[str]] | None = None
         for number, share in enumerate(shares):
@@ -202,8 +204,7 @@ class BudgetedRounds(Rounds):
 
     def _shares(self) -> list[float]:
         """Of the rows, a round each: the first such that half of the budget pays for all models, within bounds."""
-        prices = self._prices(self._specs)
-        whole = sum(prices.values()) * self._items
+        whole = self._unread()
         part = self._left() / whole if whole else 1.0
         share = min(1.0, max(min(FIRST_SHARE, part * BREADTH), FIRST_ROWS / max(1, self._items)))
         shares = [share]
@@ -212,6 +213,10 @@ class BudgetedRounds(Rounds):
         return shares
 
     # ---------------------------------------------------------------- money
+
+    def _unread(self) -> float:
+        """Seconds for all models on the items that they have not read."""
+        return sum(price * (self._items - self._read[name]) for name, price in self._prices(self._specs).items())
 
     def _left(self) -> float:
         """Seconds; of a share those that prices say, as they are known by now."""
@@ -249,19 +254,22 @@ class BudgetedRounds(Rounds):
     def _bring(self, chosen: Sequence[SameNetwork], share: float, kept: float) -> None:
         """Extract a round, a few networks at a time, so that a budget of time ends it when ``kept`` seconds are left."""
         width = self.extraction.executor.width
-        for at in range(0, len(chosen), width):
-            batch = chosen[at : at + width]
-            if at >= self._top_k and self._budget.seconds is not None and self._left() <= kept:
-                for network in chosen[at:]:
+        items = len(self.extraction.rows(share).every_item)
+        lacking = [network for network in chosen if self._read[network.name] < items]
+        self.extraction.run([network for network in chosen if network not in lacking], share)  # only looks them up
+        for at in range(0, len(lacking), width):
+            late = self._budget.seconds is not None and self._left() <= kept
+            if late and len(chosen) - len(lacking) + at >= self._top_k:
+                for network in lacking[at:]:
                     self._stop(network)
                 return
+            batch = lacking[at : at + width]
             self.extraction.run(batch, share)
-            for network in batch:
-                self._read[network.name] = len(self.extraction.rows(share).every_item)
+            self._read.update(dict.fromkeys((network.name for network in batch), items))
 
     def _stop(self, network: SameNetwork) -> None:
         rows = self._read[network.name]
-        when = f"pruned after {network.members[0].rows} rows" if rows else "not looked at"
+        when = f"pruned after {network.members[0].rows} rows" if network.members[0].rows else "not looked at"
         for candidate in network.members:
             if candidate.running:
                 candidate.pruned = (

@@ -177,7 +177,8 @@ class TargetScan:
         data = extraction.target  # without the items that turned out to be bad
         if modalities.of(data).layer_curves:
             add_layer_curves(candidates, extraction)
-        found = list(caveats(candidates, data, len(extraction.rows().indices)))
+        scored = max((c.rows for c in candidates if c.running and c.transferability is not None), default=0)
+        found = list(caveats(candidates, data, scored or len(extraction.rows().indices)))
         if extraction.work.prepared.smallest_pixels is None:  # other processes decoded them, or other targets' scans
             self._open_pictures()
         found[:0] = leak_caveats(data, extraction.work.prepared.smallest_pixels, self._store)

@@ -459,7 +459,7 @@ def test_store_upkeep(store: Path, confirmed: Any, tmp_path: Path) -> None:
     assert "0 damaged" in ok("store", "verify", "--store", store).stdout
     other = shutil.copytree(store, tmp_path / "other")  # copying the folder takes features to another machine
     assert len(json.loads(ok("store", "list", "--store", other, "--json").stdout)) == len(entries)
-    assert "nothing says what to remove" in fails(2, "store", "prune", "--store", other)
+    assert "nothing selects what to remove" in fails(2, "store", "prune", "--store", other)
     assert re.search(r"removed \d+ entries", ok("store", "prune", "--max-size", "0", "--store", other).stdout)
     assert "the store is empty" in ok("store", "list", "--store", other).stderr
 

@@ -313,6 +313,15 @@ def test_csv_with_a_row_a_box(tmp_path: Path) -> None:
         load_target(strange, class_names=NAMES)
 
 
+def test_class_names_are_words_or_an_existing_file(tmp_path: Path) -> None:
+    """``--class-names cat,dog`` was taken for a file that cannot be read."""
+    pictures(tmp_path / "images")
+    file = csv(tmp_path / "a.csv", csv_rows())
+    assert load_target(file, class_names=", ".join(NAMES)).class_names == tuple(NAMES)
+    with pytest.raises(TargetError, match=r"class_names \(--class-names\): there is no file names\.txt"):
+        load_target(file, class_names="names.txt")
+
+
 def test_parquet_datasets_and_lists_equal_coco(tmp_path: Path) -> None:
     import io
 

@@ -144,7 +144,7 @@ def test_dict_of_splits() -> None:
         ({"train": (IMAGES, LABELS), "test": (IMAGES, LABELS[:3])}, r"test has 18 items but 3 labels"),
         (
             {"train": (IMAGES, LABELS), "test": (np.eye(3), [0, 1, 2])},
-            r"test has other classes or another kind of items",
+            r"test has different classes or a different kind of items",
         ),
         (
             {"train": (np.eye(3), LABELS[:3]), "test": (np.eye(4), LABELS[:4])},

@@ -160,7 +160,9 @@ def test_columns_of_conll_files(tmp_path: Path) -> None:
     words, tags = sentences()
     path = conll(tmp_path / "a.conll", words, tags)
     assert load_target(path, label_column="-1").fingerprint == load_target(path, label_column="3").fingerprint
-    with pytest.raises(TargetError, match=r"label_column '4' is none of its 3 columns; give a number in 1..3, or -1"):
+    with pytest.raises(
+        TargetError, match=r"label_column '4' is not one of its 3 columns; give a number in 1..3, or -1"
+    ):
         load_target(path, label_column="4")
     with pytest.raises(TargetError, match=r"column 1 of 3 would hold both words and labels"):
         load_target(path, label_column="1")
@@ -172,7 +174,7 @@ def test_columns_of_conll_files(tmp_path: Path) -> None:
     assert target.items[4] == Words(("de", "New York", "n4"))
     assert target.class_names == ("ADP", "NOUN", "PROPN")
     assert load_target(universal, label_column="8").class_names == ("case", "det", "root")
-    with pytest.raises(TargetError, match=r"'UPOSS' is none of its 10 columns.*did you mean 'UPOS'"):
+    with pytest.raises(TargetError, match=r"'UPOSS' is not one of its 10 columns.*did you mean 'UPOS'"):
         load_target(universal, label_column="UPOSS")
 
 

@@ -33,9 +33,33 @@ def scanned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureSt
     """A store that holds every row, with set prices: the networks cost 1, 2, ... units an item."""
     store = FeatureStore(tmp_path_factory.mktemp("scanned"))
     selector.rank(photos, **FAST, store=store, prune="never")
+    _set_prices(store)
+    return store
+
+
+@pytest.fixture
+def priced(tmp_path: Path) -> FeatureStore:
+    """A store with the same prices and no rows."""
+    store = FeatureStore(tmp_path / "priced")
+    _set_prices(store)
+    return store
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is a second later each time it is read."""
+    ticks, made = iter(range(10**6)), BudgetedRounds.__init__
+
+    def ticked(self: BudgetedRounds, *args: Any, **settings: Any) -> None:
+        made(self, *args, **settings, clock=lambda: float(next(ticks)))
+
+    monkeypatch.setattr(BudgetedRounds, "__init__", ticked)
+    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
+
+
+def _set_prices(store: FeatureStore) -> None:
     for number, spec in enumerate(ZOO):
         store.put("rate", {"network": network_of(spec)}, {"rows_per_second": 1 / (1 + number), "num_features": 8})
-    return store
 
 
 def paid(ranking: selector.Ranking, rows: int) -> float:
@@ -100,43 +124,36 @@ def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_
     assert {m.rows for m in ranking if m.status == "ok"} == {32}
 
 
-def test_a_budget_of_time_ends_by_the_clock(
-    photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
-    ticks = iter(range(10**6))
-    made = BudgetedRounds.__init__
-
-    def ticking(self: BudgetedRounds, *args: Any, **settings: Any) -> None:
-        made(self, *args, **settings, clock=lambda: float(next(ticks)))
-
-    monkeypatch.setattr(BudgetedRounds, "__init__", ticking)
-    ranking = selector.rank(photos, **FAST, store=scanned, scan_budget=8)
+@pytest.mark.usefixtures("ticking")
+def test_a_budget_of_time_ends_by_the_clock(photos: Path, priced: FeatureStore) -> None:
+    ranking = selector.rank(photos, **FAST, store=priced, scan_budget=8)
     looked = [m for m in ranking if m.rows]
     assert 2 <= len(looked) < len(ZOO)
     assert all("the scan budget of 8.0 s" in m.reason for m in ranking if not m.rows)
 
 
+@pytest.mark.usefixtures("ticking")
+def test_stored_rows_cost_nothing_of_a_budget_of_time(photos: Path, scanned: FeatureStore) -> None:
+    """The second day, a short budget gives the whole table: it had ended after the first round."""
+    again = selector.rank(photos, **FAST, store=scanned, prune="never", scan_budget=8)
+    assert table(again) == table(selector.rank(photos, **FAST, store=scanned, prune="never"))
+
+
 @pytest.mark.parametrize("budget", ["16s", "10m"])
+@pytest.mark.usefixtures("ticking")
 def test_one_budget_is_for_scan_and_fine_tuning(
-    budget: str, photos: Path, scanned: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    budget: str, photos: Path, priced: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of it is for the scan, which a sufficient one does not change; what the scan took is not left to train."""
-    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
-    ticks = iter(range(10**6))
-    made, confirm, spent = BudgetedRounds.__init__, fine_tuning.confirm_leading, []
-
-    def ticking(self: BudgetedRounds, *args: Any, **settings: Any) -> None:
-        made(self, *args, **settings, clock=lambda: float(next(ticks)))
+    confirm, spent = fine_tuning.confirm_leading, []
 
     def noting(*args: Any) -> selector.Ranking:
         spent.append(args[-1])
         return confirm(*args)
 
-    monkeypatch.setattr(BudgetedRounds, "__init__", ticking)
     monkeypatch.setattr(fine_tuning, "confirm_leading", noting)
     asked: dict[str, Any] = {"confirm": True, "strategies": "frozen", "out": tmp_path / "run", "prune": "never"}
-    ranking = selector.rank(photos, **FAST, **asked, store=scanned, budget=budget)
+    ranking = selector.rank(photos, **FAST, **asked, store=priced, budget=budget)
     unseen = [m for m in ranking if not m.rows]
     assert bool(unseen) == (budget == "16s")
     assert all("the scan budget of 8.0 s" in m.reason for m in unseen)
