@@ -236,7 +236,7 @@ class SavedModel:
             selector.load_model("runs/photos").push("org/textiles")
             selector.load_model("hf:org/textiles").predict("new.jpg")
         """
-        from selector.deploy.push import push_model
+        from selector.deploy.hub import push_model
 
         return push_model(self.path, repo, private=private, revision=revision)
 

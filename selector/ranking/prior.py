@@ -22,8 +22,14 @@ import numpy as np
 from selector.core.errors import ConfigError
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.history import SCORE_METRIC, Result
-from selector.ranking.past_columns import FEWEST_MODELS, RANK_DEVIATION, PastColumn, columns_of
-from selector.ranking.trainability import Trainability, trained_beyond_scores
+from selector.ranking.past_columns import (
+    FEWEST_MODELS,
+    RANK_DEVIATION,
+    PastColumn,
+    Trainability,
+    columns_of,
+    trained_beyond_scores,
+)
 from selector.tasks import metric_named
 
 Method = Literal["facts", "ridge", "mean rank"]

@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -127,6 +127,29 @@ def render_page(template: str, **values: Any) -> str:
     style = template_part("report.css")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
     return printable(environment().get_template(template).render(style=Markup(style), policy=policy, **values))
+
+
+def render_label_page(
+    name: str, class_names: Sequence[str], items: Sequence[Mapping[str, Any]], header: Sequence[str]
+) -> str:
+    """The page on which few items are labeled: one HTML file; its only script puts the answers into a CSV file.
+
+    Args:
+        items: ``id`` and ``name`` each, and a ``thumbnail`` (a ``data:`` URI) or a ``text``.
+        header: columns of the CSV file: name, label and id.
+    """
+    style, script = template_part("report.css"), template_part("label.js")
+    shown = [
+        {**item, "thumbnail": _picture(item.get("thumbnail")), "text": str(item.get("text") or "")} for item in items
+    ]
+    return printable(
+        environment()
+        .get_template("label.html.j2")
+        .render(
+            classes=list(class_names), header=",".join(header), items=shown, name=name,
+            policy=policy_of(style, script), script=Markup(script), style=Markup(style),
+        )
+    )  # fmt: skip
 
 
 def environment() -> Environment:
@@ -268,3 +291,8 @@ def _flat(ranking: StoredRanking) -> dict[str, Any]:
     origin = ranking.target["origin"] if isinstance(ranking.target.get("origin"), Mapping) else {}
     settings = {**ranking.settings, **(ranking.settings.get("confirm") or {})}
     return {**settings, **{k: v for k, v in (origin.get("options") or {}).items() if v is not None}}
+
+
+def _picture(uri: object) -> str:
+    text = str(uri or "")
+    return text if text.startswith("data:image/") else ""

@@ -22,7 +22,7 @@ from selector.core.documents import plain
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.input_files import open_file, read_arrays
 from selector.core.units import inert
-from selector.report.labels import render_page
+from selector.report.html import render_label_page
 from selector.report.ranking import Ranking
 from selector.results import BEST
 from selector.run.worker import working_on
@@ -199,7 +199,7 @@ def ask(ranking: Ranking, target: Target, count: int) -> Asked:
     writer.writerows((inert(name), "", value) for name, (value, _) in zip(names, chosen, strict=True))
     write_atomic(folder / QUESTIONS, text.getvalue().encode())
     shown = [{"id": value, "name": name, "index": i} for name, (value, i) in zip(names, chosen, strict=True)]
-    page = render_page(ranking.target["name"], list(target.class_names), previewed(shown, target), HEADER)
+    page = render_label_page(ranking.target["name"], list(target.class_names), previewed(shown, target), HEADER)
     write_atomic(folder / PAGE, page.encode("utf-8", "backslashreplace"))
     return Asked(folder / QUESTIONS, folder / PAGE, tuple(names), labeling.standing().rows(keys))
 

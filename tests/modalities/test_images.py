@@ -32,7 +32,7 @@ from selector.modalities.image import (
     read_image,
 )
 from selector.modalities.pixels import decode, formats
-from selector.modalities.pixels.jpeg_xl import header_size
+from selector.modalities.pixels.formats import header_size
 
 RNG = np.random.default_rng(0)
 PICTURE = np.kron(RNG.integers(0, 255, (6, 9, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # (24, 36, 3), flat patches

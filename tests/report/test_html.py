@@ -23,7 +23,7 @@ from selector.report.advice import Advice, advice, predict_command
 from selector.report.error_analysis import error_analysis
 from selector.report.figures import Figure, figures, history, layers, spread
 from selector.report.html import command, render_report, template_part, write_report
-from selector.report.labels import render_page as label_page
+from selector.report.html import render_label_page as label_page
 from selector.report.ranking import load_ranking
 from selector.report.series import fronts, rank_table
 from selector.report.svg import Axis

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from selector.core.contracts import Encoder
 from selector.core.errors import ConfigError, did_you_mean
-from selector.extract.backends.backend import Backend
+from selector.extract.inputs import Backend
 
 __all__ = ["BACKENDS", "PRECISIONS", "Backend", "check_choice", "open_backend", "why_not"]
 

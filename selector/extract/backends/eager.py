@@ -23,9 +23,8 @@ from torch.nn import functional
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
-from selector.extract.backends.backend import Backend
 from selector.extract.backends.folding import folded, shared_copy
-from selector.extract.inputs import Batch
+from selector.extract.inputs import Backend, Batch
 
 
 class RoundedEmbedding(nn.Module):

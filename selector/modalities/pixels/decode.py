@@ -28,8 +28,7 @@ from PIL import Image, UnidentifiedImageError
 from selector.core.errors import ConfigError, TargetError
 from selector.core.input_files import check_status, read_file
 from selector.core.units import parse_count
-from selector.modalities.pixels.formats import is_jpeg_xl, lacking_decoder, readable_formats
-from selector.modalities.pixels.jpeg_xl import header_size
+from selector.modalities.pixels.formats import header_size, is_jpeg_xl, lacking_decoder, readable_formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,8 +29,7 @@ from selector.core.task import Learner
 from selector.core.units import format_size
 from selector.extract.cost import module_bytes, peak_memory
 from selector.extract.memory import is_out_of_memory
-from selector.tuning.strategies._averaging import WeightAverage
-from selector.tuning.strategies._parts import Group
+from selector.tuning.strategies._parts import Group, WeightAverage
 from selector.tuning.weights import read_checkpoint, write_checkpoint
 
 log = logging.getLogger(__name__)

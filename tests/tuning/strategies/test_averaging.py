@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from selector.tuning.strategies._averaging import LAST, WeightAverage
 from selector.tuning.strategies._loop import _batches
+from selector.tuning.strategies._parts import LAST, WeightAverage
 from tests.tuning.strategies.test_loop import INDICES, PLAIN, SETTINGS, Simple, everything, fit, network, pixels, same
 
 
