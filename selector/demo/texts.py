@@ -31,7 +31,7 @@ TAG = "offline-text"
 A_LIBRARY = 250  # texts
 
 TOP_K = 2
-BUDGET = 60.0
+BUDGET = 120.0
 MAX_STEPS = 60
 
 QUESTIONS = (
@@ -94,6 +94,7 @@ def run(
         confirm=True,
         top_k=TOP_K,
         budget=BUDGET,
+        scan_budget="100%",
         max_steps=MAX_STEPS,
         offline=True,
         store=store,

@@ -357,7 +357,11 @@ def _pruned(candidates: Sequence[Candidate], rows: int) -> Caveat | None:
     if not pruned:
         return None
     rounds = sorted({c.rows for c in pruned})
-    when = "; ".join(f"after {n} rows {', '.join(c.spec.name for c in pruned if c.rows == n)}" for n in rounds)
+    when = "; ".join(
+        f"{f'after {n} rows' if n else 'unseen'} {', '.join(c.spec.name for c in pruned if c.rows == n)}"
+        for n in rounds
+    )
+    spent = " or the scan budget was spent" if any("the scan budget" in (c.pruned or "") for c in pruned) else ""
     left_out = {network_of(c.spec): c for c in pruned}.values()  # readings share their forward passes
     networks = len({network_of(c.spec) for c in candidates if c.running or c.pruned})
     share = sum(rows - c.rows for c in left_out) / (rows * networks)
@@ -365,7 +369,7 @@ def _pruned(candidates: Sequence[Candidate], rows: int) -> Caveat | None:
     time = f", about {format_duration(sum(spared))}" if spared else ""
     return Caveat(
         "pruned",
-        f"{_models(len(pruned))} {'was' if len(pruned) == 1 else 'were'} pruned because the intervals could not reach the top: {when}. "
+        f"{_models(len(pruned))} {'was' if len(pruned) == 1 else 'were'} pruned because the intervals could not reach the top{spent}: {when}. "
         f"That saved {100 * share:.0f}% of the forward passes{time}.",
         {"models": len(pruned), "share": share, "seconds": sum(spared) if spared else None},
     )
