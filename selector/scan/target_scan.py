@@ -162,11 +162,19 @@ class TargetScan:
         prune = config.prune if config.intervals else "never"
         made: dict[str, Any] = {"top_k": self._top_k, "prune": prune, "seed": config.seed}
         kind: Any = Rounds
-        if config.scan_budget is not None:
-            kind, made["budget"] = BudgetedRounds, _budget(config.scan_budget)
-        elif self._confirming and config.budget is not None:
-            kind, made["budget"] = BudgetedRounds, ScanBudget(seconds=SCAN_SHARE * float(config.seconds or 0.0))
+        budget = self._budget()
+        if budget is not None and budget.share != 1:  # rates change while a scan runs: all of it is no limit
+            kind, made["budget"] = BudgetedRounds, budget
         self.rounds = kind(self._specs, self.extraction, self._scoring, self._knowledge, **made)
+
+    def _budget(self) -> ScanBudget | None:
+        value, total = self._config.scan_budget, self._config.seconds
+        if isinstance(value, str):
+            return ScanBudget(share=float(value.removesuffix("%")) / 100)
+        if value is not None:
+            return ScanBudget(seconds=float(value))
+        shared = self._confirming and self._config.budget is not None and total is not None
+        return ScanBudget(seconds=SCAN_SHARE * float(total or 0.0)) if shared else None
 
     def finish(self) -> Ranking:
         """The ranking, saved and confirmed as the call asks for."""
@@ -241,12 +249,6 @@ class TargetScan:
         found = next(fresh, None)
         if found is not None and found.entry is not None and modalities.of(self.extraction.target).resizable:
             self.extraction.inputs(Preprocess.from_dict(found.entry.meta["preprocess"]))
-
-
-def _budget(value: str | float) -> ScanBudget:
-    if isinstance(value, str):
-        return ScanBudget(share=float(value.removesuffix("%")) / 100)
-    return ScanBudget(seconds=float(value))
 
 
 def isolation_of(config: ScanConfig) -> Isolation:
