@@ -210,7 +210,7 @@ def _others(ranking: StoredRanking, best: ModelResult, measured: Measurement) ->
     metric = metric_named(measured.metric)
     for m in members[:3]:
         yield (
-            f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) may be as good: "
+            f"{m['name']} ({m['strategy']}, {format_count(m['parameters'])} parameters) {'is close' if m['low'] > 0 else 'may be as good'}: "
             f"{metric.gap(m['difference'])} behind on validation, 90% interval "
             f"{metric.number(m['low'])} to {metric.number(m['high'])}."
         )
