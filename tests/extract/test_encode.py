@@ -500,7 +500,7 @@ def test_what_was_decided_is_done_again_without_measuring() -> None:
         ),
         ({"backend": "tensorrt"}, r"unknown backend 'tensorrt'. Known: auto, eager, compile, openvino"),
         ({"device": "gpu"}, r"unknown device 'gpu'; expected auto, cpu, cuda, cuda:N or mps"),
-        ({"device": "cuda:99"}, r"device 'cuda:99' is not here \(\d+ of this kind found\)"),
+        ({"device": "cuda:99"}, r"device 'cuda:99' is not available \(\d+ of this kind found\)"),
     ],
 )
 def test_wrong_choices_are_named(small: Small, choice: dict[str, str], text: str) -> None:

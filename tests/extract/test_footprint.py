@@ -93,7 +93,7 @@ def test_a_network_that_looks_at_values_is_refused() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if float(x.sum()) > 0 else -x
 
-    with pytest.raises(SourceError, match="cannot be told from its shapes"):
+    with pytest.raises(SourceError, match="cannot be inferred from its shapes"):
         footprint(Sketch(Looks(), lambda n: torch.empty((n, 3)), lambda module, x: module(x), (1, 3)))
 
 
