@@ -133,8 +133,8 @@ class Runner:
         if features.shape != expected:
             raise SourceError(
                 f"{self.encoder.name}: the model returns features of shape {features.shape} for a batch of {rows} "
-                f"rows, expected {expected}; a network must give one row "
-                "an item, whatever the batch."
+                f"rows, expected {expected}; a model must return one row "
+                "per item, whatever the batch."
             )
         return features[: rows_of(pixels)]
 
@@ -166,7 +166,7 @@ class Runner:
         if apart > _REPEATED * size:
             raise SourceError(
                 f"{self.encoder.name}: two passes over the same {len(items)} items give features that differ by up to "
-                f"{apart:.2g} (the largest is {size:.2g}); a network must be deterministic: is dropout on, or does it add "
+                f"{apart:.2g} (the largest is {size:.2g}); a model must be deterministic: is dropout on, or does it add "
                 "noise?"
             )
 

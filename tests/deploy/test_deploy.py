@@ -552,7 +552,7 @@ def test_names_that_do_not_fit_the_outputs_are_told(tmp_path: Path, drop: str) -
     config["class_names"] = {"some": names[:-1], "all": [], "none": [*names, "another"]}[drop]
     file.write_text(json.dumps(config))
     found = len(config["class_names"])
-    said = rf"class_names: the network has {len(names)} outputs, found {found} name\(s\); run 'selector confirm' again"
+    said = rf"class_names: the model has {len(names)} outputs, found {found} name\(s\); run 'selector confirm' again"
     if drop == "all":
         said = "class_names or context do not fit the outputs of the model"
     with pytest.raises(ConfigError, match=rf"config\.json: {said}"):

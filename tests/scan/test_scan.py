@@ -649,7 +649,7 @@ def test_one_model_of_a_wrong_shape_fails_alone(photos, tmp_path):
     assert {m.name for m in ranking if m.status == "ok"} == {"tiny-resnet", "tiny-vit"}
     reasons = {m.name: m.reason for m in ranking.failures}
     assert "the model returns features of shape" in reasons["Drops"]
-    assert "a network must give one row per item" in reasons["Drops"]
+    assert "a model must return one row per item" in reasons["Drops"]
     assert "the model returns features of shape" in reasons["Widens"]
     assert "a network must be deterministic: is dropout on" in reasons["Noisy"]
     for name in ("Drops", "Widens", "Noisy"):
