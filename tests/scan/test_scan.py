@@ -651,7 +651,7 @@ def test_one_model_of_a_wrong_shape_fails_alone(photos, tmp_path):
     assert "the model returns features of shape" in reasons["Drops"]
     assert "a model must return one row per item" in reasons["Drops"]
     assert "the model returns features of shape" in reasons["Widens"]
-    assert "a network must be deterministic: is dropout on" in reasons["Noisy"]
+    assert "a model must be deterministic: is dropout on" in reasons["Noisy"]
     for name in ("Drops", "Widens", "Noisy"):
         assert not ranking[name].rows
 
