@@ -40,8 +40,8 @@ class TrainingOptions(CallOptions):
         ge=16, panel=CONFIRM, needs=(LABELS, NETWORKS, IMAGES),
     )  # fmt: skip
     decoder: Words | None = option(
-        None, "Decoders, comma-separated. Masks: linear, fcn, deeplabv3, unet; boxes: fasterrcnn, retinanet, fcos, ssd (default: "
-        "the first).", panel=CONFIRM, many=True, needs=(LABELS, NETWORKS),
+        None, "Decoders, comma-separated. Masks: linear, fcn, deeplabv3, unet, segformer, dpt; boxes: fasterrcnn, "
+        "retinanet, fcos, ssd (default: the first).", panel=CONFIRM, many=True, needs=(LABELS, NETWORKS),
     )  # fmt: skip
     loss: str | None = option(
         None, "Loss of a regression: mse (default) or huber, which is less sensitive to outliers.", panel=CONFIRM,

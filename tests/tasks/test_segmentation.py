@@ -36,6 +36,7 @@ from selector.modalities.pixels.transform import prepare
 from selector.sources import registry as registry_of_sources
 from selector.tasks import registry, task_of
 from selector.tasks.segmentation import (
+    LIBRARY,
     Segmentation,
     SegmentationStats,
     estimated_iou,
@@ -43,6 +44,7 @@ from selector.tasks.segmentation import (
     points_of,
     relative,
 )
+from selector.tasks.segmentation.decoders import decoder_of
 from selector.tasks.segmentation.mask_predictions import mask_png
 from selector.tasks.segmentation.reading import IGNORE
 from selector.tuning import TuningCandidate, run_fine_tuning
@@ -364,7 +366,7 @@ def test_the_loss_is_weighted_cross_entropy_over_known_pixels(scenes: Target) ->
     assert learner.weight(nothing) == 0.0
 
 
-@pytest.mark.parametrize("decoder", ["linear", "fcn", "deeplabv3", "unet"])
+@pytest.mark.parametrize("decoder", Segmentation.decoders)
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
 def test_decoders_learn_and_are_built_again(scenes: Target, name: str, decoder: str) -> None:
     from selector.sources import registry as sources
@@ -375,7 +377,7 @@ def test_decoders_learn_and_are_built_again(scenes: Target, name: str, decoder: 
     items = scenes.indices("train")[:4]
     batch = ready(pixels_for(scenes)(encoder.preprocess).batch(items), encoder.preprocess)
     masks = own.annotations(scenes, items)
-    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(learner.parameters(), 1e-3 if decoder in LIBRARY else 1e-2)
     losses = []
     for _ in range(5):
         optimizer.zero_grad()
@@ -436,18 +438,22 @@ def test_a_stage_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> N
         assert all(p["uri"].startswith("data:image/jpeg;base64,") for p in sample["pictures"])
 
 
-def test_a_u_net_is_ranked_trained_saved_and_exported(scenes: Target, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("decoder", "encoder"),
+    [("unet", "test_resnet"), ("segformer", "test_vit"), ("dpt", "test_vit")],
+)
+def test_library_decoders_go_the_whole_way(scenes: Target, tmp_path: Path, decoder: str, encoder: str) -> None:
     import onnxruntime
 
     ranking = selector.rank(
-        scenes, zoo=[spec("timm:test_resnet", name="tiny")], store=tmp_path / "store", out=tmp_path / "run",
-        confirm=True, decoder="unet", strategies=("full",), max_steps=12, measure_cost="never",
+        scenes, zoo=[spec(f"timm:{encoder}", name="tiny")], store=tmp_path / "store", out=tmp_path / "run",
+        confirm=True, decoder=decoder, strategies=("full",), max_steps=12, measure_cost="never",
     )  # fmt: skip
     (measured,) = ranking["tiny"].measurements
     assert measured.status == "ok", measured.note
     assert ranking["tiny"].transferability is not None
     model = selector.load_model(tmp_path / "run")
-    assert model.config["recipe"]["decoder"] == "unet"
+    assert model.config["recipe"]["decoder"] == decoder
     picture, _ = scene(np.random.default_rng(5), (48, 64))
     found = model.predict([picture])
     assert found.masks[0].shape == (48, 64)  # type: ignore[attr-defined]
@@ -459,10 +465,18 @@ def test_a_u_net_is_ranked_trained_saved_and_exported(scenes: Target, tmp_path: 
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
 
 
+def test_dpt_fuses_maps_of_any_patch_and_size() -> None:
+    for strides, size in (((14, 14, 14, 14), (15, 13)), ((4, 8, 16, 32), (19, 26))):
+        decoder = decoder_of("dpt", (8, 8, 8, 8), strides, 3)
+        maps = [torch.randn(2, 8, -(-size[0] * strides[0] // s), -(-size[1] * strides[0] // s)) for s in strides]
+        factor = 8 if strides[0] == 14 else 2
+        assert decoder(maps).shape == (2, 3, factor * size[0], factor * size[1])
+
+
 def test_a_decoder_that_is_not_installed_says_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selector.tasks.segmentation.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"needs the extra 'decoders'; run: pip install 'zoo-selector\[decoders\]'"):
-        task.configured(decoder="unet")
+        task.configured(decoder="dpt")
 
 
 # ---------------------------------------------------------------------------- use

@@ -142,13 +142,16 @@ def mean_iou(hit: np.ndarray, truth: np.ndarray, said: np.ndarray) -> float:
     return float(np.nanmean(found)) if (found == found).any() else float("nan")
 
 
+LIBRARY = ("unet", "segformer", "dpt")
+
+
 @task("segmentation")
 class Segmentation(SegmentationReading, MapTask):
     """See ``core.task.Task``.
 
     Attributes:
-        decoder: what sits on the maps: ``linear`` (on all of them, starts as the probe), ``fcn``, ``deeplabv3`` or ``unet``
-            (of segmentation-models-pytorch, extra ``decoders``).
+        decoder: what sits on the maps: ``linear`` (on all of them, starts as the probe), torchvision's ``fcn`` and
+            ``deeplabv3``, or one of ``LIBRARY`` (of segmentation-models-pytorch, extra ``decoders``).
     """
 
     name = "segmentation"
@@ -165,7 +168,7 @@ class Segmentation(SegmentationReading, MapTask):
         "Its logits have the size of the image that the network reads, so a mask of another size is interpolated twice; "
         "`predict` reads masks of any size off the decoder's own logits."
     )
-    decoders = ("linear", "fcn", "deeplabv3", "unet")
+    decoders = ("linear", "fcn", "deeplabv3", *LIBRARY)
     decoder = "linear"
     lacking = (
         "have no pixel in {split}, such as {names}: their IoU there is 0 once a pixel is predicted as them, and else left "
@@ -178,8 +181,10 @@ class Segmentation(SegmentationReading, MapTask):
         Raises:
             ConfigError: what the decoder comes from is not installed, as well.
         """
-        if decoder == "unet" and find_spec("segmentation_models_pytorch") is None:
-            raise ConfigError("decoder 'unet' needs the extra 'decoders'; run: pip install 'zoo-selector[decoders]'")
+        if decoder in LIBRARY and find_spec("segmentation_models_pytorch") is None:
+            raise ConfigError(
+                f"decoder '{decoder}' needs the extra 'decoders'; run: pip install 'zoo-selector[decoders]'"
+            )
         return super().configured(decoder=decoder, **options)
 
     # rows

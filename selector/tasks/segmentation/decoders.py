@@ -71,29 +71,59 @@ class Deep(nn.Module):
         return cast(torch.Tensor, self.head(torch.cat(side_by_side, 1)))
 
 
-class Unet(nn.Module):
-    """The decoder of a U-Net, from segmentation-models-pytorch, on the maps of any encoder.
+class Library(nn.Module):
+    """A decoder of segmentation-models-pytorch on the maps of any encoder.
 
-    Each block doubles the size, or goes to that of the next finer map, which is put beside it; a block more goes to twice
-    the size of the finest map.
+    - ``unet`` (Ronneberger et al. 2015): each block doubles the size, or goes to that of the next finer map, which is put
+      beside it; the last one goes to twice the size of the finest map.
+    - ``segformer`` (Xie et al. 2021): a linear layer per map, put side by side and fused.
+    - ``dpt`` (Ranftl et al. 2021): maps are brought to sizes that halve from map to map, then fused from coarse to fine.
+      Class tokens are not read.
     """
 
-    def __init__(self, channels: Sequence[int], classes: int) -> None:
+    def __init__(self, name: str, channels: Sequence[int], strides: Sequence[int], classes: int) -> None:
         super().__init__()
+        from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
+        from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
-        widths = [max(_NARROWEST, _WIDEST >> i) for i in range(len(channels))]
-        self.blocks = UnetDecoder((classes, *channels), widths, n_blocks=len(widths))
-        self.head = nn.Conv2d(widths[-1], classes, 3, padding=1)
+        self.name, self.blocks, width = name, cast(Any, None), _WIDEST
+        if name == "unet":
+            widths = [max(_NARROWEST, _WIDEST >> i) for i in range(len(channels))]
+            self.blocks, width = UnetDecoder((0, *channels), widths, n_blocks=len(widths)), widths[-1]
+        elif name == "dpt":
+            # strides beside the size of the map where a pyramid would have 16: any patch size fits
+            plain = len(set(strides)) == 1
+            halving = [16 if plain else 4 << i for i in range(len(channels))]
+            between = [_DPT_NARROWEST << i for i in range(len(channels))]
+            self.blocks = DPTDecoder(channels, halving, False, "ignore", between, _WIDEST)
+        else:
+            self.blocks = SegformerDecoder([0, 0, *channels], segmentation_channels=_WIDEST)
+        self.head = nn.Conv2d(width, classes, 3, padding=1)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits (B, K, h, w) at twice the size of the first map."""
-        finest = maps[0][:, :1]
-        shape = finest.repeat_interleave(2, 2).repeat_interleave(2, 3)  # only its size is read
-        return cast(torch.Tensor, self.head(self.blocks([shape, *maps])))
+        """Logits (B, K, h, w) at a size from that of the first map to eight times that."""
+        if self.name == "dpt":
+            return cast(torch.Tensor, self.head(self._fused(maps)))
+        finer = [_empty(maps[0], 2)] if self.name == "unet" else [_empty(maps[0], 4), _empty(maps[0], 2)]
+        return cast(torch.Tensor, self.head(self.blocks([*finer, *maps])))
+
+    def _fused(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The library's own ``forward``, but sizes that are not multiples of each other are resized between the blocks."""
+        found = [block(each) for block, each in zip(self.blocks.reassemble_blocks, maps, strict=True)]
+        fused: torch.Tensor | None = None
+        for block, each in zip(self.blocks.fusion_blocks, reversed(found), strict=True):
+            fused = block(each, None if fused is None else _resized(fused, each.shape[2:]))
+        return cast(torch.Tensor, fused)
 
 
-_WIDEST, _NARROWEST = 256, 16  # channels of the blocks, as in the library: halved from block to block
+_WIDEST, _NARROWEST = 256, 16  # channels of the blocks, as in the library: halved from block to block of a U-Net
+_DPT_NARROWEST = 96  # of the finest map of DPT, doubled from map to map, as published for the base size
+
+
+def _empty(found: torch.Tensor, factor: int) -> torch.Tensor:
+    """No channels at a multiple of the size of a map: stands for a finer one, of which only the size is read."""
+    return found[:, :0].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 HEADS: dict[str, type[nn.Module]] = {"fcn": FCNHead, "deeplabv3": DeepLabHead}
@@ -103,7 +133,9 @@ def decoder_of(name: str, channels: Sequence[int], strides: Sequence[int], class
     """A fresh decoder; ``name`` is one of ``Segmentation.decoders``."""
     if name == "linear":
         return Linear(channels, classes)
-    return Unet(channels, classes) if name == "unet" else Deep(HEADS[name], channels, strides, classes)
+    if name in HEADS:
+        return Deep(HEADS[name], channels, strides, classes)
+    return Library(name, channels, strides, classes)
 
 
 class SegmentationNetwork(nn.Module):
