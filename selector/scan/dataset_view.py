@@ -111,6 +111,11 @@ class Rows:
         return np.union1d(self.indices, self.beside)
 
 
+def count_items(rows: np.ndarray, groups: np.ndarray | None) -> int:
+    """How many items some rows belong to; without ``groups`` a row is an item."""
+    return len(rows) if groups is None else len(np.unique(groups[rows]))
+
+
 def _digest(facet: Facet, hashes: Sequence[str], beside: Sequence[str] = ()) -> str:
     digest = xxhash.xxh3_128(str(facet.kind).encode())
     known = ((content, np.ascontiguousarray(row).tobytes()) for content, row in zip(hashes, facet.labels, strict=True))

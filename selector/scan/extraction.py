@@ -24,7 +24,7 @@ from selector.run.job import Failure, Needs, Shared
 from selector.run.pool import Pool
 from selector.run.worker import report
 from selector.scan.candidate import Candidate
-from selector.scan.dataset_view import Rows, reader_of, reads_maps, stratified
+from selector.scan.dataset_view import Rows, count_items, reader_of, reads_maps, stratified
 from selector.scan.scoring import ModelJob, RoundRows, ScoreSettings, ToScore, run_model_job
 from selector.scan.selection import SameNetwork
 from selector.store import Entry, FeatureStore, RowsMissing
@@ -334,14 +334,13 @@ class Extraction:
         """How many items of train and val this model need not read, because the store has all their rows."""
         rows = self.rows()
         try:
+            check_trusted(spec, self.job_settings.trusted)  # a source imports packages to look such an entry up
             entry = self.work.entry(spec)
         except (SelectorError, OSError):  # its extraction reports this
             return 0
         if entry is None:
             return 0
-        missing = entry.missing(rows.hashes)
-        lacking = missing if rows.groups is None else np.unique(np.asarray(rows.groups)[missing])
-        return len(rows.every_item) - len(lacking)
+        return len(rows.every_item) - count_items(entry.missing(rows.hashes), rows.groups)
 
     def estimate(self, spec: ModelSpec, rows: int) -> float | None:
         """Seconds that a network takes for so many rows, by what was measured here; None when nothing was."""

@@ -90,6 +90,7 @@ def create_backbone(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         SourceError: transformers cannot build it, or ``checked_settings`` refuses it.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     settings = checked_settings("transformers", config)
@@ -97,7 +98,9 @@ def create_backbone(config: Mapping[str, Any]) -> nn.Module:
     try:
         made = AutoConfig.for_model(kind, **settings)
         return stripped(create(made))
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError) as error:
+    except (
+        ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError, StrictDataclassError,
+    ) as error:  # fmt: skip
         raise SourceError(f"transformers cannot build a network of the type '{kind}': {first_line(error)}") from error
 
 

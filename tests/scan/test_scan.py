@@ -362,6 +362,23 @@ def test_a_plan_imports_nothing_of_an_untrusted_zoo(photos, tmp_path, monkeypatc
     assert {model["name"]: "not trusted" in model["note"] for model in plan.models} == {"known": False, "p": True}
 
 
+def test_a_budget_looks_up_no_model_that_is_not_trusted(photos, tmp_path, monkeypatch):
+    package = tmp_path / "hostile"
+    package.mkdir()
+    marker = tmp_path / "ran"
+    (package / "__init__.py").write_text(f"open({str(marker)!r}, 'w')")
+    (package / "nets.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "zoo.yaml"
+    known = "- {name: known, source: 'timm:test_resnet', weights: none}\n"
+    file.write_text(f"version: 1\nmodels:\n{known}- {{name: p, source: 'python:hostile.nets:make'}}\n")
+    found = selector.rank(
+        photos, **{**FAST, "zoo": file}, store=tmp_path / "store", scan_budget="5m", measure_cost="never"
+    )
+    assert not marker.exists()
+    assert {model.name: model.status for model in found.models} == {"known": "ok", "p": "failed"}
+
+
 def test_a_plan_names_models_that_cannot_be_read(photos, tmp_path):
     zoo = [ModelSpec(name="not-here", source="timm:resnet18.a1_in1k")]
     plan = selector.plan(photos, zoo=zoo, store=tmp_path / "store", offline=True)

@@ -69,6 +69,12 @@ def test_a_configuration_with_endless_layers_is_refused(key: str) -> None:
         create_backbone({"model_type": "qwen3", key: 10**9})
 
 
+def test_a_value_of_the_wrong_type_is_a_source_error() -> None:
+    """transformers checks types by a class of errors of its own, which is none of Python's."""
+    with pytest.raises(SourceError, match="transformers cannot build a network of the type 'qwen3'"):
+        create_backbone({"model_type": "qwen3", "hidden_size": "many", "num_hidden_layers": 1})
+
+
 def test_labels_of_a_configuration_are_not_made() -> None:
     network = create_backbone({
         "model_type": "bert", "num_labels": 10**9, "vocab_size": 20, "hidden_size": 8, "num_attention_heads": 1,
