@@ -71,7 +71,7 @@ def _measured(spec: ModelSpec, photos: Path, folder: Path) -> dict[str, Any]:
     assert encoder.module is not None
     target = load_target(photos)
     items = (target.items, target.hashes, target.names)
-    opened, _ = open_pixels_many(*items, [encoder.preprocess], folder=folder / "pixels")
+    opened, _ = open_pixels_many(*items, [encoder.image_preprocess], folder=folder / "pixels")
     (pixels,) = opened.values()
     row: dict[str, Any] = {
         "cpu": cpu_kind(),
@@ -82,12 +82,12 @@ def _measured(spec: ModelSpec, photos: Path, folder: Path) -> dict[str, Any]:
     found = {}
     for backend, precision in WAYS:
         started = time.process_time()  # other programs on the machine do not count
-        opened = open_backend(backend, encoder, "cpu", precision, BATCH, None)
+        running = open_backend(backend, encoder, "cpu", precision, BATCH, None)
         parts = []
         times = []
         for start in range(0, JUDGED_ON, BATCH):
             begun = time.perf_counter()
-            parts.append(opened.start(pixels.batch(np.arange(start, start + BATCH)))())
+            parts.append(running.start(pixels.batch(np.arange(start, start + BATCH)))())
             if not start and (backend, precision) == ("openvino", "float32"):
                 row["setup_s"] = round(time.process_time() - started, 3)
             times.append(time.perf_counter() - begun)

@@ -21,7 +21,7 @@ from selector.cli import options as o
 from selector.config import ConfirmConfig, ScanConfig
 from selector.core.errors import OptionError
 from selector.core.options import SELECT, Option, about_field, option
-from selector.core.version import SITE
+from selector.core.site import SITE
 from selector.options.data import LoadOptions
 from selector.report.html import command
 from tests.report import samples

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -60,6 +59,8 @@ def examine(store: str | None = None, *, offline: bool = False, timeout: float =
 
 
 def _versions() -> Iterator[Finding]:
+    from importlib import metadata  # of no other command: 15 ms of `selector --help`
+
     from selector.core.version import __version__
 
     yield Finding("versions", "selector", __version__)
@@ -67,12 +68,12 @@ def _versions() -> Iterator[Finding]:
     yield Finding("versions", "system", platform.platform(terse=True))
     for name in ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pandas"):
         try:
-            yield Finding("versions", name, importlib.metadata.version(name), ok=True)
-        except importlib.metadata.PackageNotFoundError:
+            yield Finding("versions", name, metadata.version(name), ok=True)
+        except metadata.PackageNotFoundError:
             yield Finding("versions", name, "missing", ok=False, hint="reinstall: pip install zoo-selector")
     for name, use in OPTIONAL.items():
         here = importlib.util.find_spec(name) is not None
-        value = importlib.metadata.version(_DISTRIBUTION.get(name, name)) if here else "not installed"
+        value = metadata.version(_DISTRIBUTION.get(name, name)) if here else "not installed"
         yield Finding("optional", name, f"{value} ({use})") if here or name != "openvino" else _without_openvino(use)
 
 

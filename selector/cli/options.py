@@ -19,7 +19,6 @@ from typer.core import TyperGroup
 from selector.cli.output import stdout_kept
 from selector.core import units
 from selector.core.errors import ConfigError, SelectorError, first_line
-from selector.run.executor import keeping_settings
 
 if TYPE_CHECKING:
     from selector.core.options import CallOptions, Option
@@ -165,6 +164,8 @@ def load_plugins(names: list[str] | None) -> None:
     Raises:
         ConfigError: a module cannot be found or imported.
     """
+    from selector.run.executor import keeping_settings
+
     with stdout_kept(), keeping_settings():
         for name in names or ():
             try:

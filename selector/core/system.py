@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ LIBRARIES = (
 
 def versions() -> dict[str, Any]:
     """Versions of selector, Python and the libraries that are installed, and the processor."""
+    from importlib import metadata
+
     found: dict[str, Any] = {"selector": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:

@@ -1,23 +1,5 @@
-"""The version of this package and the address of its manual, where every module may read them."""
+"""The version of this package, where every module may read it."""
 
 from __future__ import annotations
 
 __version__ = "0.2.0"
-
-SITE = "https://zoo-selector.github.io/zoo-selector/"
-"""Where the manual is published: the one place that knows the address."""
-
-
-def page(name: str) -> str:
-    """Return the address of a page of the manual.
-
-    Args:
-        name: its path in ``docs/`` without an ending, with an anchor where there is one.
-
-    >>> page("explanation/uncertainty")
-    'https://zoo-selector.github.io/zoo-selector/explanation/uncertainty.html'
-    >>> page("reference/caveats#caveat-no-signal")
-    'https://zoo-selector.github.io/zoo-selector/reference/caveats.html#caveat-no-signal'
-    """
-    path, mark, anchor = name.partition("#")
-    return f"{SITE}{path}.html{mark}{anchor}"

@@ -83,7 +83,7 @@ class Reader:
 
 
 READERS: Registry[Reader] = Registry(
-    "selector.data.readers", "reader", families={"text_tables": ("csv", "jsonl"), "records": ("frame", "samples")}
+    "selector.data.readers", "reader", families={"tables": ("csv", "jsonl", "frame", "samples")}
 )
 
 SPLIT_NAMES = {

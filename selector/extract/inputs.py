@@ -51,30 +51,3 @@ def ready(batch: Any, preprocess: AnyPreprocess, device: Any = "cpu", dtype: Any
         dtype: of normalized images; tokens are whole numbers.
     """
     return modalities.of(preprocess).ready(batch, preprocess, device, dtype)
-
-
-class Backend(Protocol):
-    """A network made ready on a device.
-
-    Attributes:
-        batch_size: images of a call; a caller pads the last batch, so that every call has the same
-            shape. Eager torch takes other sizes too.
-        mixed: products are in ``precision``; weights, sums and norms stay in float32.
-    """
-
-    name: str
-    precision: str
-    batch_size: int
-    mixed: bool
-
-    def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
-        """Begin the features of uint8 (B, H, W, 3), B the batch size, or of tokens; the result waits for (B, D)."""
-        ...
-
-    def resized(self, batch_size: int) -> Backend | None:
-        """The same for another batch size; None where it has to be opened anew."""
-        ...
-
-    def in_precision(self, precision: str) -> Backend | None:
-        """The same in another precision; None where it has to be opened anew."""
-        ...

@@ -19,23 +19,39 @@ from selector.core.stats import mean_ranks
 
 def weighted_taus(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """As ``scipy.stats.weightedtau`` with its default ``rank=True``: the mean over the rankings by either variable."""
-    both = counts[:, :, None] & counts[:, None]
-    of_x, of_y = (((v[:, :, None] > v[:, None]) * np.float32(2) - (v[:, :, None] != v[:, None])) * both for v in (x, y))
+    return np.asarray(np.mean(_taus(x, y, counts), axis=0))
+
+
+def _taus(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """Weighted by the ranking by ``x``, and by that by ``y``."""
     # the weight of a pair is the sum of its models' and its term is the same for (i, j) and (j, i): rows are enough
-    terms = [np.einsum("bij,bij->bi", a, b).astype(float) for a, b in ((of_x, of_y), (of_x, of_x), (of_y, of_y))]
+    step = max(1, _CELLS // max(1, x.size))
+    starts = range(0, x.shape[1], step)
+    terms = np.concatenate([_pairs(x, y, counts, slice(start, start + step)) for start in starts], axis=2)
     taus = []
     for last, other in ((x, y), (y, x)):
         order = np.lexsort((other, last, counts), axis=-1)[:, ::-1]  # what does not count is ranked last
         rank = np.empty_like(order)
         np.put_along_axis(rank, order, np.arange(order.shape[1])[None], axis=1)
-        agreeing, spread_x, spread_y = ((counts / (1.0 + rank) * term).sum(axis=1) for term in terms)
+        agreeing, spread_x, spread_y = (counts / (1.0 + rank) * terms).sum(axis=2)
         with np.errstate(invalid="ignore", divide="ignore"):
             taus.append(agreeing / np.sqrt(spread_x * spread_y))
-    return np.asarray((taus[0] + taus[1]) / 2)
+    return taus
+
+
+def _pairs(x: np.ndarray, y: np.ndarray, counts: np.ndarray, some: slice) -> np.ndarray:
+    """(3, B, n) of some models: pairs of each that agree less those that do not, and those that either tells apart."""
+    both = counts[:, some, None] & counts[:, None]
+    of_x, of_y = (
+        ((v[:, some, None] > v[:, None]) * np.float32(2) - (v[:, some, None] != v[:, None])) * both for v in (x, y)
+    )
+    return np.stack([np.einsum("bij,bij->bi", a, b) for a, b in ((of_x, of_y), (of_x, of_x), (of_y, of_y))]).astype(
+        float
+    )
 
 
 Convention = Literal["scipy", "accuracy"]
-_IN_ONE = 1000  # models whose pairs are compared in one matrix
+_CELLS = 2**20  # pairs of models that are compared in one array
 
 
 def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Convention = "scipy") -> float:
@@ -59,13 +75,8 @@ def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Conven
     x, y = paired_values(scores, accuracies)
     if is_constant(x) or is_constant(y):
         return math.nan
-    if convention == "scipy" and len(x) <= _IN_ONE:
-        return float(weighted_taus(x[None], y[None], np.ones((1, len(x)), bool))[0])
-    from scipy import stats  # takes a second to import on a slow machine; a scan of few models can do without
-
-    if convention == "scipy":
-        return float(stats.weightedtau(x, y, rank=True).statistic)
-    return float(stats.weightedtau(y, x, rank=None).statistic)
+    by_x, by_y = (float(tau[0]) for tau in _taus(x[None], y[None], np.ones((1, len(x)), bool)))
+    return by_y if convention == "accuracy" else (by_x + by_y) / 2
 
 
 def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:

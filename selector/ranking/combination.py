@@ -388,8 +388,11 @@ def out_of_reach(
         return []  # without intervals any lead may be noise
     drawn = np.stack([transferability[name].drawn for name in names], axis=1)
     found = list(dict.fromkeys(network.values()))
+    if top_k >= len(found):
+        return []
     best = np.stack([drawn[:, [network[n] == one for n in names]].max(axis=1) for one in found], axis=1)
-    among = (_places(best)[0] < top_k).mean(axis=0)
+    last = len(found) - top_k  # where the k-th largest of a draw stands
+    among = (best >= np.partition(best, last, axis=1)[:, last, None]).mean(axis=0)
     lost = {one for one, share in zip(found, among, strict=True) if share < OUT}
     return [name for name in names if network[name] in lost]
 

@@ -11,12 +11,12 @@ from selector.core.contracts import TextPreprocess
 from selector.core.errors import SourceError
 from selector.modalities.text import Tokens
 from selector.sources._encoder import seeded
-from selector.sources._python import PythonNetwork
 from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running
 from selector.sources._text_module import TextModule
 from selector.sources._text_path import TextPath
 
 if TYPE_CHECKING:
+    from selector.sources._network import Network
     from selector.zoo import ModelSpec
 
 
@@ -64,11 +64,12 @@ class PythonTextEncoder(TextEncoder):
         return {"source": "python", "model": self._model, "kwargs": self._kwargs, "reads": "text"}
 
 
-def build_embedder(recipe: Mapping[str, Any]) -> Embedder:
+def build_embedder(network: Network, recipe: Mapping[str, Any]) -> Embedder:
     """The module that a recipe describes, in eval mode, from the seeded random start."""
     with seeded():
-        module = PythonNetwork(recipe["model"], recipe["kwargs"]).create(None)
-        return Embedder(module, TextPath(**recipe["path"]), int(recipe["features"]), int(recipe["outputs"])).eval()
+        return Embedder(
+            network.create(None), TextPath(**recipe["path"]), int(recipe["features"]), int(recipe["outputs"])
+        ).eval()
 
 
 def _tokenizer(spec: ModelSpec, module: nn.Module) -> str:

@@ -24,6 +24,15 @@ def test_weighted_tau_is_scipys_default_and_the_other_convention_by_name():
     assert other != pytest.approx(weighted_tau(x, y))
 
 
+def test_weighted_tau_of_many_models_is_scipys(monkeypatch):
+    x = np.random.default_rng(0).integers(0, 30, 60).astype(float)
+    y = x + np.random.default_rng(1).integers(0, 9, 60)
+    monkeypatch.setattr("selector.ranking.agreement._CELLS", 420)  # pairs are looked at seven models at a time
+    assert weighted_tau(x, y) == pytest.approx(stats.weightedtau(x, y).statistic)
+    other = weighted_tau(x, y, convention="accuracy")
+    assert other == pytest.approx(stats.weightedtau(y, x, rank=None).statistic)
+
+
 def test_ranks_and_correlations_are_scipys_with_ties():
     rng = np.random.default_rng(0)
     for _ in range(20):

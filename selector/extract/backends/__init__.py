@@ -6,16 +6,48 @@ network is decided by ``selector.extract.backend_choice``, once an encoder, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from selector.core.contracts import Encoder
 from selector.core.errors import ConfigError, did_you_mean
-from selector.extract.inputs import Backend
+from selector.extract.inputs import Batch
 
 __all__ = ["BACKENDS", "PRECISIONS", "Backend", "check_choice", "open_backend", "why_not"]
 
 BACKENDS = ("eager", "compile", "openvino")
 PRECISIONS = ("float32", "bfloat16")
+
+
+class Backend(Protocol):
+    """A network made ready on a device.
+
+    Attributes:
+        batch_size: images of a call; a caller pads the last batch, so that every call has the same
+            shape. Eager torch takes other sizes too.
+        mixed: products are in ``precision``; weights, sums and norms stay in float32.
+    """
+
+    name: str
+    precision: str
+    batch_size: int
+    mixed: bool
+
+    def start(self, batch: Batch) -> Callable[[], NDArray[np.float32]]:
+        """Begin the features of uint8 (B, H, W, 3), B the batch size, or of tokens; the result waits for (B, D)."""
+        ...
+
+    def resized(self, batch_size: int) -> Backend | None:
+        """The same for another batch size; None where it has to be opened anew."""
+        ...
+
+    def in_precision(self, precision: str) -> Backend | None:
+        """The same in another precision; None where it has to be opened anew."""
+        ...
 
 
 def why_not(backend: str, device: str) -> str:

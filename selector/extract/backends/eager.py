@@ -24,7 +24,7 @@ from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.extract.backends.folding import folded, shared_copy
-from selector.extract.inputs import Backend, Batch
+from selector.extract.inputs import Batch
 
 
 class RoundedEmbedding(nn.Module):
@@ -105,7 +105,7 @@ class EagerBackend:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             return self.encoder.encode(batch)
 
-    def in_precision(self, precision: str) -> Backend | None:
+    def in_precision(self, precision: str) -> EagerBackend | None:
         """The weights are copied anew from the encoder: nothing is rounded twice."""
         return None
 
