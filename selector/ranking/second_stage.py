@@ -21,6 +21,9 @@ Z90 = 1.645  # half-width of a 90% interval in standard errors
 PILOT_WEIGHT = 0.5  # of a pilot run beside the transferability; docs/benchmarks/pilot-runs.md has the comparison
 MARGIN = 0.03  # behind the first, in the combined value
 FEWEST, MOST = 2, 4  # models that are confirmed where the user names no number; with six they cost half as much again
+PILOT_SHARE = (
+    0.25  # of the budget that the scan left, at most; readers of texts took all of two minutes and half as much again
+)
 SHARE_OF_BUDGET = 0.5  # that the first round of the confirmed set may take
 AGAINST_PILOTS = "left out, because it orders these models against their pilot runs"
 
@@ -224,6 +227,21 @@ def choose(
             else f", and pilot runs and {len(chosen)} fine-tuned models take as long as the usual number without pilot runs"
         )
     return ModelsToConfirm(tuple(chosen), f"Fine-tuned: {len(chosen)} models, because {why}.")
+
+
+def seconds_for_pilots(left: float, training: float | None) -> float:
+    """What pilot runs may take: their share, and never what keeps the leading model from a whole training.
+
+    Args:
+        left: seconds of the budget.
+        training: seconds of a whole training of the leading model at its own size, where they are known; a budget
+            that is shorter trains it at less either way.
+
+    >>> seconds_for_pilots(100, None), seconds_for_pilots(100, 60), seconds_for_pilots(100, 90), seconds_for_pilots(100, 120)
+    (25.0, 25.0, 10.0, 25.0)
+    """
+    share = PILOT_SHARE * left
+    return share if training is None or training > left else min(share, float(left - training))
 
 
 def as_long_as(

@@ -25,6 +25,7 @@ from selector.ranking.second_stage import (
     contenders,
     ended_well,
     pilot_value,
+    seconds_for_pilots,
     without_prior_against,
 )
 from selector.report.ranking import Ranking
@@ -35,6 +36,7 @@ from selector.scan.checks import save_run
 from selector.scan.dataset_view import illustrated, ordered
 from selector.scan.extraction import Extraction
 from selector.scan.past import confirmed_results, open_history, predicted, written_history
+from selector.tuning.plan import BACKWARD, GOOD_EPOCHS, StrategyCost, least_budget, usual_steps
 from selector.zoo import ModelSpec
 from selector.zoo.spec import network_of
 
@@ -275,9 +277,6 @@ def _latency(model: ModelResult) -> float | None:
 
 
 FIRST_ROUND_ITEMS = 3 * 10 * 32  # three rates, ten steps, a batch of 32
-PILOT_SHARE = (
-    0.25  # of the budget that the scan left, at most; readers of texts took all of two minutes and half as much again
-)
 
 
 def second_stage(
@@ -298,7 +297,6 @@ def second_stage(
         top_k: of the ranking; how many are confirmed where the user fixed it or no pilot run could be run.
         scanned: seconds of the budget that the scan of the same call took.
     """
-    from selector.tuning.plan import usual_steps
     from selector.tuning.strategies import plan_of  # imports torch
 
     every = leading(ranking, len(ranking))
@@ -312,8 +310,11 @@ def second_stage(
         return ranking, leading(ranking, top_k), []
     frozen_too = not all(trained)
     left = None if config.seconds is None else max(0.0, config.seconds - scanned)
+    allotted = None
+    if left is not None:
+        allotted = seconds_for_pilots(left, _whole_training(extraction, task, every[0], sum(trained)))
     cells, errors = _tried(
-        extraction, task, metric, config, left, [s for s in every if s.name in tried], candidates, frozen_too
+        extraction, task, metric, config, allotted, [s for s in every if s.name in tried], candidates, frozen_too
     )
     judged = {n: pilot_value(cell, frozen_too, scale) for n, cell in ended_well(cells).items()}
     if not judged:
@@ -348,12 +349,23 @@ def second_stage(
     return ranking, list(chosen.values()), [*told, choice.why]
 
 
+def _whole_training(extraction: Extraction, task: Task, spec: ModelSpec, strategies: int) -> float | None:
+    """Seconds of a training at the model's own size that is worth its name, by what its extraction took; None where
+    that is not known."""
+    train, val = (len(extraction.target.indices(split)) for split in ("train", "val"))
+    batch = max(1, min(task.batch_size, train))
+    if (step := extraction.estimate(spec, BACKWARD * batch)) is None:
+        return None
+    cost = StrategyCost(step, step / (BACKWARD * batch) * val, 1.0)
+    return strategies * least_budget(cost, max(1, train // batch), reduced=False, epochs=GOOD_EPOCHS)
+
+
 def _tried(
     extraction: Extraction,
     task: Task,
     metric: str,
     config: ConfirmConfig,
-    left: float | None,
+    allotted: float | None,
     specs: Sequence[ModelSpec],
     candidates: Callable[[Sequence[ModelSpec]], list[TuningCandidate]],
     frozen_too: bool,
@@ -365,7 +377,7 @@ def _tried(
     by_name = {spec.name: spec for spec in specs}
     pilots = pilot_runs(
         candidates(specs), extraction.target, task, extraction.inputs, metric=metric, share=config.pilot_cost,
-        budget_seconds=None if left is None else PILOT_SHARE * left,
+        budget_seconds=allotted,
         seed=config.seed or 0, device=extraction.settings["device"], folder=extraction.store.trainings_folder,
         features_for=None if extraction.reads_maps else lambda name, items: extraction.features(by_name[name], items),
         progress=extraction.notify, executor=extraction.executor, given_up=extraction.given_up, supplies=extraction.supplies(specs),

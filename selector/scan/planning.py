@@ -301,7 +301,7 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
     train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
     batch = max(1, min(task.batch_size, train))
     an_epoch = max(1, train // batch)
-    costs = [plans.StrategyCost(3 * batch * seconds, val * seconds, 1.0) for seconds, _, _ in names]
+    costs = [plans.StrategyCost(plans.BACKWARD * batch * seconds, val * seconds, 1.0) for seconds, _, _ in names]
     reserve = 3.0 + test * names[0][0]
     trained = [name for name in config.strategies if name != "frozen"] or ["frozen"]
     found = plans.foresee(
@@ -396,7 +396,7 @@ def _budgeted(found: _Found, data: Target, config: ScanConfig) -> tuple[float, f
     batch = max(1, min(task.batch_size, train))
     an_epoch = max(1, train // batch)
     told = plans.foresee(
-        [plans.StrategyCost(3 * batch * seconds, val * seconds, 1.0)],
+        [plans.StrategyCost(plans.BACKWARD * batch * seconds, val * seconds, 1.0)],
         budget=config.seconds - 3.0 - test * seconds,
         max_steps=config.max_steps or plans.usual_steps(an_epoch),
         steps_an_epoch=an_epoch,

@@ -27,6 +27,7 @@ from selector.tuning.heads import Rows, cached_rows
 from selector.tuning.job import Kit, Supplies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import build, load, resize, settle_precision
+from selector.tuning.plan import BACKWARD
 from selector.tuning.strategies._loop import Optimizer, PixelBatches, Settings, train
 from selector.tuning.strategies._parts import parts_of
 from selector.tuning.trial import optimizer_of
@@ -43,7 +44,6 @@ RATES: Mapping[Optimizer, float] = {"sgd": 0.01, "adamw": 1e-4}
 """A short cycle has to move far, and not so far that it ruins a network: at 3e-4 a vision transformer fell from 0.64 to 0.23 on
 flowers (0.59 at 1e-4, on 150 items), and a reader of texts gained less than at 1e-4 on two sets."""
 STRATEGY = "full"
-BACKWARD = 3  # forward passes that a step costs for each of its items
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+BACKWARD = 3  # forward passes that a step costs for each of its items
 RATES = (3, 2, 1)  # learning rates a configuration in the first round, while the budget lasts
 FINAL_LANES = 2
 SHARE_OF_BUDGET = 0.9  # the rest is for what cannot be planned
@@ -199,14 +200,15 @@ def foresee(
     return None
 
 
-def least_budget(native: StrategyCost, steps_an_epoch: int, *, reduced: bool = True) -> float:
-    """Seconds for ``FEW_EPOCHS`` of one configuration at the smallest size, or its own where it is not ``reduced``: a smaller budget saves a frozen model, or a
-    few steps.
+def least_budget(native: StrategyCost, steps_an_epoch: int, *, reduced: bool = True, epochs: int = FEW_EPOCHS) -> float:
+    """Seconds for so many ``epochs`` of one configuration at the smallest size, or its own where it is not ``reduced``.
+
+    A budget below that of ``FEW_EPOCHS`` saves a frozen model, or a few steps.
 
     >>> round(least_budget(StrategyCost(1.0, 2.0, 1.0), 20))
     14
     """
-    steps = max(FEW_EPOCHS * steps_an_epoch, FEW_EPOCHS * MIN_STEPS)
+    steps = max(epochs * steps_an_epoch, FEW_EPOCHS * MIN_STEPS)
     share = FACTORS[-1] ** 2 if reduced else 1.0
     return (native.start + share * (native.evaluate + native.step * steps)) / SHARE_OF_BUDGET
 

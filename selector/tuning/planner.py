@@ -156,23 +156,25 @@ def _choose_factor(field: Field, wanted: int, an_epoch: int) -> float:
     Rather small images and epochs worth their name than a few steps at full size, and rather fewer configurations than
     trainings that show nothing.
     """
-    resolution = field.settings["resolution"]
-    if resolution is not None or field.clock.budget is None:
+    fixed = field.settings["resolution"] is not None
+    if field.clock.budget is None:
         _set_factor(field, 1.0)
         _prepare(field)
         return 1.0
-    _set_factor(field, FACTORS[-1])
+    factors = (1.0,) if fixed else FACTORS
+    _set_factor(field, factors[-1])
     _prepare(field, start=False)  # estimated where it is cheapest, and scaled by area
     areas = {c.label: math.prod(c.loaded.size) for c in field.configurations}
     steps = {c.label: field.cost(c) for c in field.configurations}
-    kept, chosen = list(field.configurations), FACTORS[-1]
+    kept, chosen = list(field.configurations), factors[-1]
     while kept:
-        found = _largest_factor(field, kept, steps, areas, wanted, an_epoch)
+        found = _largest_factor(field, kept, steps, areas, factors, wanted, an_epoch)
         if found is not None or len(kept) == 1:
-            chosen = FACTORS[-1] if found is None else found
+            chosen = factors[-1] if found is None else found
             break
         kept.remove(min(kept, key=partial(_merit, field)))
-    _set_factor(field, chosen)
+    if not fixed:
+        _set_factor(field, chosen)
     for configuration in field.configurations:
         configuration.step_seconds *= math.prod(configuration.loaded.size) / areas[configuration.label]
     field.configurations = kept
@@ -185,19 +187,24 @@ def _largest_factor(
     kept: Sequence[Configuration],
     known: Mapping[str, StrategyCost],
     areas: Mapping[str, int],
+    factors: Sequence[float],
     wanted: int,
     an_epoch: int,
 ) -> float | None:
-    """The largest at which these configurations have ``GOOD_EPOCHS``, else ``FEW_EPOCHS``; None where they have less."""
+    """The largest at which these configurations have ``GOOD_EPOCHS``, else ``FEW_EPOCHS``; None where they have less.
+
+    A single factor is the size that they have now.
+    """
     for epochs in (GOOD_EPOCHS, FEW_EPOCHS):
-        for factor in FACTORS:
+        for factor in factors:
             costs, starts = [], {}
             for configuration in kept:
                 loaded = configuration.loaded
-                grown = math.prod(_side(loaded, factor)) / areas[configuration.label]
+                grown = math.prod(_side(loaded, factor)) / areas[configuration.label] if len(factors) > 1 else 1.0
                 cost = known[configuration.label]
                 costs.append(StrategyCost(cost.step * grown, cost.evaluate * grown, cost.start))
-                if factor != 1.0 and loaded.native_probe is not None and not math.isnan(loaded.forward_seconds):
+                resized = factor != 1.0 if len(factors) > 1 else loaded.resized is not None
+                if resized and loaded.native_probe is not None and not math.isnan(loaded.forward_seconds):
                     starts[loaded.name] = loaded.forward_seconds * grown * _start_rows(field)
             plan = make_plan(
                 costs,

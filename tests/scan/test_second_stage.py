@@ -227,6 +227,30 @@ def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_
     assert "pilot run" in write_report(kept).read_text()
 
 
+@pytest.mark.parametrize(("seconds_an_item", "allotted"), [(0.004, 30.0), (0.0338, 10.0), (1.0, 30.0)])
+def test_pilot_runs_leave_the_training_of_the_first_its_time(
+    squares, tmp_path, monkeypatch, seconds_an_item: float, allotted: float
+) -> None:
+    """Of 120 seconds a quarter, less where the leading model could not be trained whole after it: (1 + 18 p + 30 x 96 p) / 0.9."""
+    asked: list[float] = []
+
+    def pilots(*_: object, budget_seconds: float, **__: object) -> list[object]:
+        asked.append(budget_seconds)
+        return []
+
+    monkeypatch.setattr("selector.tuning.pilot_runs.pilot_runs", pilots)
+    monkeypatch.setattr("selector.scan.extraction.Extraction.estimate", lambda _, __, items: items * seconds_an_item)
+    ranking = selector.rank(
+        squares, zoo=entries(4), proxies=["knn", "logme"], store=tmp_path / "store", out=tmp_path / "run", history=False,
+        intervals=False, trust_zoo=True, measure_cost="never",
+    )  # fmt: skip
+    selector.confirm(
+        ranking, max_steps=2, strategies=("full",), budget=120, store=tmp_path / "store", out=tmp_path / "run", history=False,
+        trust_zoo=True, target=squares,
+    )  # fmt: skip
+    assert asked == [pytest.approx(allotted, abs=0.5)]
+
+
 @pytest.mark.timeout(300)
 def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) -> None:
     given = {"store": tmp_path / "store", "history": False, "trust_zoo": True, "target": squares}

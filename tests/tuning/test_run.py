@@ -771,6 +771,22 @@ def test_every_second_of_a_budget_is_accounted_for(tmp_path: Path) -> None:
     assert sum(again.seconds.values()) == pytest.approx(machine.now, abs=0.01)
 
 
+def test_at_a_given_resolution_a_head_is_solved_when_its_training_fits(tmp_path: Path) -> None:
+    """It takes a pass over train and val, which of a model that is not reached is lost: 20 seconds trained nothing."""
+    target, others = small_target(), spec_of("timm:test_vit2", **VIT.model_dump(include={"kwargs", "preprocess"}))
+    features = np.random.default_rng(0).normal(size=(len(target), load(VIT).num_features)).astype(np.float32)
+    a_head = 0.02 * len(target.indices("train", "val"))
+    for budget, heads, trained in ((12.0, 1, 0), (20.0, 2, 2)):
+        machine = Machine(target)
+        result = confirmed(
+            tmp_path / str(budget), [candidate(VIT), candidate(others)], target, pixels=machine.pixels, resolution=32,
+            max_steps=None, budget_seconds=budget, features_for=lambda _, items: features[items], now=machine.clock,
+        )  # fmt: skip
+        assert len(result.history) == trained
+        assert result.seconds["heads at the size of the training"] == pytest.approx(heads * a_head)
+        assert machine.now <= budget
+
+
 def test_less_than_an_epoch_is_incomplete_and_chooses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps are half an epoch: whatever they reach, the solved head is handed over."""
     real = trial_room.train
