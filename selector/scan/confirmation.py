@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from selector import tasks
 from selector.config import ConfirmConfig, HistoryLike
+from selector.core.contracts import Target
 from selector.core.documents import plain
 from selector.core.errors import HistoryError
 from selector.core.task import Task
@@ -121,8 +122,8 @@ def confirm_leading(
         given_up=extraction.given_up,
         supplies=extraction.supplies(chosen),
     )
-    if config.models is not None and (kept := _still_best(ranking, result, config.metric or task.default_metric)):
-        return save_run(replace(ranking, warnings=tuple(dict.fromkeys((*ranking.warnings, kept)))), folder)
+    if config.models is not None and (saved := _still_best(ranking, result, config.metric or task.default_metric)):
+        return save_run(_with_longer_trainings(ranking, result, target, saved), folder)
     confirmed = replace(
         ranking,
         models=ordered(
@@ -172,8 +173,9 @@ def _rates_before(ranking: Ranking) -> dict[str, float]:
     }
 
 
-def _still_best(ranking: Ranking, result: FineTuningResult, metric: str) -> str:
-    """Why the model that was saved before stays; empty where a new one is better on validation, or nothing was saved."""
+def _still_best(ranking: Ranking, result: FineTuningResult, metric: str) -> tuple[str, Measurement] | None:
+    """The model that was saved before, and its measurement, where it stays; None where a new one is better on
+    validation, or nothing was saved."""
     before = [
         (m.merit, model.name, m)
         for model in ranking
@@ -181,20 +183,54 @@ def _still_best(ranking: Ranking, result: FineTuningResult, metric: str) -> str:
         if m.status == "ok" and m.metric == metric
     ]
     if not before or ranking.path is None or not (ranking.path / BEST).is_dir():
-        return ""
+        return None
     merit, name, old = max(before, key=lambda found: found[0])
-    if result.best is None:
-        return f"no training finished, so {name} {old.strategy} ({metric} {old.val_value:.3f}) stays the saved model."
-    found = next(
-        m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy and m.status == "ok"
-    )
-    if found.merit > merit:
-        return ""
-    return (
-        f"{result.best.name} {found.strategy} has {metric} {found.val_value:.3f} on validation"
-        f"{f' after {found.steps} steps' if found.steps else ''}, no better than {name} {old.strategy} "
-        f"({old.val_value:.3f}), which stays the saved model."
-    )
+    if result.best is not None:
+        new = next(m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy and m.val)
+        if new.merit > merit:
+            return None
+    return name, old
+
+
+def _with_longer_trainings(
+    ranking: Ranking, result: FineTuningResult, target: Target, saved: tuple[str, Measurement]
+) -> Ranking:
+    """The ranking with what a call trained longer than the calls before it; the saved model and what is known of it stay."""
+    name, old = saved
+    stays = f"{name} {old.strategy} ({old.metric} {old.val_value:.3f}) stays the saved model"
+    models, told, replaced = [], [], set()
+    for model in ranking:
+        before = final_measurements(model)
+        longer = {
+            m.strategy: m
+            for m in illustrated(result.measurements.get(model.name, ()), target)
+            if m.status == "ok"
+            and m.steps > (before[m.strategy].steps if m.strategy in before else 0)
+            and (model.name, m.strategy) != (name, old.strategy)
+        }
+        replaced |= {(model.name, strategy) for strategy in longer}
+        kept = (m for m in model.measurements if m.strategy not in longer)
+        models.append(replace(model, measurements=(*kept, *longer.values())))
+        told += [
+            f"{model.name} {m.strategy} has {m.metric} {m.val_value:.3f} on validation after {m.steps} steps; {stays}."
+            for m in result.measurements.get(model.name, ())
+            if m.status == "ok" and m.steps
+        ]
+    told = told or [f"no training finished, so {stays}."]
+    as_good = ranking.confirmation.get("epsilon_best", ())
+    about = tuple(f"{trained}:" for trained in result.measurements)
+    advice = [line for line in ranking.confirmation.get("advice", ()) if not line.startswith(about)]
+    return replace(
+        ranking,
+        models=ordered(models, first=name),
+        warnings=tuple(dict.fromkeys((*ranking.warnings, *told))),
+        confirmation=plain({
+            **ranking.confirmation,
+            "advice": [*advice, *result.advice],
+            "epsilon_best": [one for one in as_good if (one["name"], one["strategy"]) not in replaced],
+            "tuning_log": [*ranking.confirmation.get("tuning_log", ()), *result.tuning_log],
+        }),
+    )  # fmt: skip
 
 
 def _time_line(spent: float, parts: Mapping[str, float]) -> list[str]:

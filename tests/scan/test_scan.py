@@ -306,6 +306,10 @@ def test_confirm_goes_on_with_named_models(photos, tmp_path):
         assert longer.confirmation["history"][0]["rate"] == before.learning_rate
     assert {m.name for m in longer if m.best_measurement()} == {winner, other}
 
+    more = selector.confirm(tmp_path / "run", models=other, max_steps=24, strategies=("full",), budget="30m")
+    assert 24 in {m.steps for m in more[other].measurements}  # shown, also where it is not the one that is saved
+    assert more[winner].measurements == longer[winner].measurements
+
 
 def test_where_less_is_better_the_least_comes_first(photos, tmp_path):
     confirmed = selector.rank(
