@@ -258,14 +258,15 @@ def stop_if_settled(field: Field, doublings: float) -> bool:
     spread = spread_of_changes(before, after, field.metric)
     entrants = {configuration.label: [field.standing(configuration)] for configuration in alive}
     table = field.standings(entrants, unfinished=math.sqrt(doublings) * spread)
-    leader = max(table, key=lambda label: table[label].p_best)
+    leader = min(table, key=lambda label: table[label].difference)  # whom the gaps of all others are measured from
     most = max((-s.low for label, s in table.items() if label != leader), default=0.0)
     if table[leader].p_best < CONFIDENT and most >= field.epsilon:
         return False
     field.settled = True
+    number = max(configuration.round for configuration in alive)
     field.clock.tell(
-        f"{leader} was settled after round {max(configuration.round for configuration in alive)} (P(best) {table[leader].p_best:.2f}); "
-        "its rivals stopped."
+        f"Rivals of {leader} stopped after round {number}: it is the best with {table[leader].p_best:.0%}, and they may gain "
+        f"{max(0.0, most):.2g} on it at most."
     )
     for configuration in alive:
         configuration.alive = configuration.label == leader

@@ -31,7 +31,7 @@ from selector.tuning import FineTuningResult, run_fine_tuning
 from selector.tuning import job as costs_room
 from selector.tuning import trial as trial_room
 from selector.tuning.clock import Clock
-from selector.tuning.compare import advise, spread_of_changes, standings
+from selector.tuning.compare import Standing, advise, spread_of_changes, standings
 from selector.tuning.field import Configuration, Field, Run, _beyond_the_worse
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.job import Kit
@@ -193,7 +193,7 @@ def test_a_settled_leader_goes_on_in_one_cycle(tmp_path: Path) -> None:
     rivals = [candidate(MNIST), candidate(SVHN), replace(candidate(MNIST), name="twin", identity={"twin": 1})]
     result = confirmed(tmp_path, rivals, max_steps=40, epsilon=1.0)  # nobody can gain that much
     assert result.settled
-    assert any("was settled after round 1" in line for line in result.tuning_log)
+    assert any("stopped after round 1: it is the best with" in line for line in result.tuning_log)
     assert [h["steps"] for h in result.history if h["round"] > 1] == [40]
     again = confirmed(tmp_path, rivals, max_steps=40, epsilon=1.0)
     assert table(again) == table(result)
@@ -308,6 +308,19 @@ def test_settled_needs_a_lead_that_the_rounds_left_would_not_turn_round(
     assert stop_if_settled(field, doublings=3) is settled
     assert field.settled is settled
     assert [name for name, one in configurations.items() if one.alive] == (["a"] if settled else list(figures))
+
+
+def test_nothing_is_settled_where_a_rival_that_may_gain_is_the_more_probable_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gaps are measured from the first by value: from any other, the first itself can gain nothing."""
+    field, configuration = searching(tmp_path, 0.5)
+    configurations_after_a_round(field, configuration, {"a": (0.7, 0.8), "b": (0.7, 0.79)})
+    table = {"a full": Standing(0.8, 0.0, 0.0, 0.0, 0.45), "b full": Standing(0.79, 0.01, -0.05, 0.07, 0.55)}
+    real = Field.standings
+    monkeypatch.setattr(Field, "standings", lambda s, e, **more: table if "a full" in e else real(s, e, **more))
+    assert not stop_if_settled(field, doublings=2)
+    assert len(field.alive()) == 2
 
 
 def test_the_epsilon_best_set_holds_the_best_and_starts_with_the_cheapest(finished: FineTuningResult) -> None:
