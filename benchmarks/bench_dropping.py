@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import selector
-from benchmarks.rows import read_rows, write_rows
+from benchmarks.rows import markdown_lines, read_rows, write_rows
 from selector.core.contracts import Target
 from selector.core.system import versions
 from selector.data import load_target, subsample
@@ -138,10 +138,7 @@ def image_set(name: str) -> Target:
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line a set, and one for all of them."""
-    lines = [
-        f"| set | rows | seeds | saved (median) | best kept | of the first {TOP_K} kept |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name in (*dict.fromkeys(str(row["set"]) for row in rows), "all"):
         mine = [row for row in rows if name in ("all", row["set"])]
         saved = statistics.median(float(row["saved"]) for row in mine)
@@ -149,10 +146,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         top = sum(int(row["top_kept"]) for row in mine)
         counts = sorted({int(row["rows"]) for row in mine})
         size = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-        lines.append(
-            f"| {name} | {size} | {len(mine)} | {100 * saved:.0f}% | {kept} of {len(mine)} | {top} of {TOP_K * len(mine)} |"
-        )
-    return lines
+        saves = f"{100 * saved:.0f}%"
+        lines.append([name, size, len(mine), saves, f"{kept} of {len(mine)}", f"{top} of {TOP_K * len(mine)}"])
+    header = ("set", "rows", "seeds", "saved (median)", "best kept", f"of the first {TOP_K} kept")
+    return markdown_lines(header, lines)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Any
 
 import selector
 from benchmarks.bench_dropping import HERE, SETS, forward_seconds, image_set
-from benchmarks.rows import read_rows, write_rows
+from benchmarks.rows import markdown_lines, read_rows, write_rows
 from selector.core.system import versions
 from selector.data import subsample
 from selector.ranking.history import History
@@ -159,10 +159,7 @@ def accuracies() -> dict[str, dict[str, float]]:
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line a share: regret against the whole scan's choice over sets and seeds."""
-    lines = [
-        "| budget | spent (mean) | looked at | same choice | regret, mean | regret, worst |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for share in SHARES:
         mine = [row for row in rows if int(row["share"]) == share]
         if not mine:
@@ -171,11 +168,11 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         looked = statistics.mean(int(row["looked_at"]) / int(row["models"]) for row in mine)
         same = sum(row["choice"] == row["whole_choice"] for row in mine)
         regrets = [float(row["regret"]) for row in mine]
-        lines.append(
-            f"| {share}% | {100 * spent:.1f}% | {100 * looked:.0f}% | {same} of {len(mine)} | "
-            f"{statistics.mean(regrets):+.2f} | {max(regrets):+.2f} |"
-        )
-    return lines
+        parts = f"{share}%", f"{100 * spent:.1f}%", f"{100 * looked:.0f}%", f"{same} of {len(mine)}"
+        lines.append((*parts, f"{statistics.mean(regrets):+.2f}", f"{max(regrets):+.2f}"))
+    return markdown_lines(
+        ("budget", "spent (mean)", "looked at", "same choice", "regret, mean", "regret, worst"), lines
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.rows import markdown_lines
 from tests.test_rooms import ROOMS, branches
 
 ROOT = Path(__file__).parent.parent
@@ -41,10 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             found[commit] = facts(place)
         if not commits:
             found["working tree"] = facts(ROOT)
-    print("| | " + " | ".join(found) + " |")
-    print("|---" * (len(found) + 1) + "|")
-    for fact in next(iter(found.values())):
-        print(f"| {fact} | " + " | ".join(str(each[fact]) for each in found.values()) + " |")
+    names = next(iter(found.values()))
+    print(*markdown_lines(["", *found], ([name, *(each[name] for each in found.values())] for name in names)), sep="\n")
     return 0
 
 

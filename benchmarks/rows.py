@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import platform
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,13 @@ def write_into(page: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None
 
 def in_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a table of a page."""
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([str(row[column]) for column in head] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(markdown_lines(list(rows[0]), (row.values() for row in rows)))
+
+
+def markdown_lines(header: Sequence[str], rows: Iterable[Iterable[object]]) -> list[str]:
+    """A table of a page, line by line."""
+    body = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *body]
 
 
 def packed(right: np.ndarray) -> str:

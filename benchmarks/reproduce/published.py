@@ -30,6 +30,7 @@ import selector
 from benchmarks.reproduce import static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, Check, check_figure, copied_columns
 from benchmarks.reproduce.checks import impossible_hscores as impossible
+from benchmarks.rows import markdown_lines
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.history import Result
 from selector.ranking.prior import ModelFacts, static_prior
@@ -427,11 +428,7 @@ def _section(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterable[str]:
-    yield ""
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'---|' * len(header)}"
-    for row in rows:
-        yield f"| {' | '.join(str(cell) for cell in row)} |"
+    return ["", *markdown_lines(header, rows)]
 
 
 def _number(row: Row, name: str, digits: int = 3) -> str:

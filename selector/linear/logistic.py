@@ -268,7 +268,7 @@ class Logistic:
             if not len(live):
                 continue
             flat = np.ascontiguousarray(solution[:, live]).reshape(width, -1)
-            total = np.zeros_like(flat)
+            total = np.zeros_like(flat.T, order="C")
             step = max(64, _CHUNK_CELLS // flat.shape[1])
             for part in group.chunks(step):
                 z, targets = self.z[part], self.targets[part]
@@ -287,8 +287,8 @@ class Logistic:
                 else:
                     residual *= weights[:, :, None]
                     value[live] -= (likelihood * weights).sum(axis=0)
-                total += z.T @ residual.reshape(len(z), -1)
-            gradient[:, live] += total.reshape(width, -1, outputs)
+                total += residual.reshape(len(z), -1).T @ z  # faster than zᵀ times few columns
+            gradient[:, live] += total.T.reshape(width, -1, outputs)
         return value, gradient
 
     def _at_start(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -170,7 +170,7 @@ def _vote(similarity: np.ndarray, classes: np.ndarray, weight: np.ndarray, own: 
     nearest = np.where(leading, similarity, -np.inf).max(axis=1, keepdims=True)
     leading &= similarity >= nearest - TIE
     # equally many votes and equally near: each of those classes with equal chance
-    first = leading & ~(np.tril(same & leading[:, None, :], -1).any(axis=2))
+    first = leading & ~(same & leading[:, None, :] & np.tri(used, k=-1, dtype=bool)).any(axis=2)
     return np.asarray((first & own).sum(axis=1) / first.sum(axis=1))
 
 

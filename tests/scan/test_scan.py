@@ -221,6 +221,17 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     assert sure["blind"].status == "pruned"
 
 
+def test_a_round_that_stops_no_model_is_followed_by_the_last(tmp_path):
+    root = image_folder(tmp_path / "photos", per_class=60)
+    zoo = [ModelSpec(name=name, source="python:tests.support.networks:orientation") for name in ("one", "other")]
+    seen: list[Progress] = []
+    ranking = selector.rank(
+        root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", prune="always", top_k=1, progress=seen.append
+    )
+    assert [model.rows for model in ranking] == [153, 153]
+    assert sum(event.stage == "score" for event in seen) == 2 * 4  # a quarter and all: two models, two proxies
+
+
 def test_a_callable_is_a_proxy(photos, tmp_path):
     def width(features) -> Score:
         return Score(float(features.rows.shape[1]))

@@ -138,6 +138,9 @@ def test_rows_are_the_same_whatever_else_is_read(target: Target) -> None:
     assert set(other.addresses(target.hashes)) != set(few.addresses(target.hashes))
     limited = task.rows(target, np.arange(len(target)), limit=60)
     assert 0 < len(limited) <= 60
+    items = target.indices("train", "val")
+    every, first = (task.rows(target, some, limit=4 * len(items)) for some in (items, items[:4]))
+    assert set(first.addresses(target.hashes)) <= set(every.addresses(target.hashes))  # a scan looks at these first
     one = target.annotations[0]
     swapped = rows_of(one.xyxy[::-1], one.labels[::-1], one.size, 2, 20, target.hashes[0])
     own = whole.place[whole.item == 0]

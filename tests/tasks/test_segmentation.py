@@ -188,7 +188,7 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
     assert set(part.addresses(scenes.hashes)) <= set(plan.addresses(scenes.hashes))
     monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 18)
     few = task.rows(scenes, items)
-    assert len(few) == 10 * 18
+    assert len(few) == 7 * 18
     probe = task.probe_plan(scenes, items)  # what a decoder starts as learns from more
     assert len(probe) == 100 * 18
     assert set(few.addresses(scenes.hashes)) <= set(probe.addresses(scenes.hashes))

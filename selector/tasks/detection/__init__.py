@@ -31,7 +31,7 @@ METRICS: Mapping[str, Metric] = {
 }
 ROWS_A_CLASS, LEAST_ROWS, MOST_ROWS = (
     150,
-    3_000,
+    2_000,
     12_000,
 )  # of all images; scores of rows cost more than forward passes
 MOST_BOXES = 20  # an image; each gives three rows
@@ -83,7 +83,7 @@ class Detection(DetectionReading, MapTask):
 
     def rows(self, target: Target, indices: np.ndarray, limit: int | None = None, seed: int = 0) -> RowPlan:
         """True boxes, each of them jittered, and background (IoU below 0.3 with every true box): up to 20 of each a
-        image, fewer where all images would have more than ``limit`` rows, or 150 a class (3,000 to 12,000 in all).
+        image, fewer where all images would have more than ``limit`` rows, or 150 a class (2,000 to 12,000 in all).
 
         Facet ``what``: the class, or background. Facet ``where``: (R, 4) what moves a jittered box onto its true one,
         in its own sides (dx, dy, log dw, log dh); unknown (NaN) of all other rows.
@@ -93,7 +93,8 @@ class Detection(DetectionReading, MapTask):
         known, indices = _boxes(target), np.sort(np.asarray(indices))
         if 3 * len(indices) > limit:
             indices = np.sort(sorted(indices.tolist(), key=lambda i: target.hashes[i])[: max(1, limit // 3)])
-        count = _boxes_each([len(known[int(i)]) for i in indices], limit)
+        every = np.union1d(indices, target.indices("train", "val"))  # the first images of a scan show no more
+        count = _boxes_each([len(known[int(i)]) for i in every], limit)
         classes = len(target.class_names)
         found = [
             rows_of(one.xyxy, one.labels, one.size, classes, count, target.hashes[i], seed)
