@@ -77,10 +77,7 @@ class TensorBoard:
 
 
 EXPERIMENT = "selector"
-_BATCH, _SECONDS = (
-    500,
-    5.0,
-)  # metrics sent at once, and how long they wait: a request per step would slow a training down
+_BATCH, _SECONDS = 500, 5.0  # metrics sent at once, and how long they wait: a request a step would slow a training down
 _PARAMS, _LONGEST = 100, 500  # a batch, and characters of one
 
 
@@ -177,39 +174,21 @@ class WeightsAndBiases:
 
 
 @registry.register("trackio")
-class Trackio:
-    """A run of a project; the place is the project, ``selector`` when not given."""
+class Trackio(WeightsAndBiases):
+    """A run of a project, by the same methods; the place is the project, ``selector`` when not given."""
 
     def __init__(self, name: str, place: str) -> None:
         import trackio
 
-        self._library = trackio
-        self._library = trackio
-        self._name, self._project = name, place or "selector"
-        self.run: Any = None
+        self.run = trackio.init(project=place or "selector", name=name, embed=False)
 
     def params(self, values: Mapping[str, str | int | float | bool]) -> None:
         """See ``ExperimentLog``; kept as texts, since a run takes its settings when it begins."""
-        self.metric_of({f"parameters/{name}": str(value) for name, value in values.items()})
-
-    def metric(self, name: str, value: float, step: int) -> None:
-        """See ``ExperimentLog``."""
-        self.metric_of({name: value, f"{name} (step)": step})
-
-    def metric_of(self, values: Mapping[str, Any]) -> None:
-        """Log several values at once."""
-        if self.run is None:
-            self.run = self._library.init(project=self._project, name=self._name)
-        self.run.log(dict(values))
+        self.run.log({f"parameters/{name}": str(value) for name, value in values.items()})
 
     def figure(self, name: str, figure: Any) -> None:
         """Not kept: the report holds it."""
 
     def artifact(self, path: Path) -> None:
         """Where the file lies."""
-        self.metric_of({f"artifacts/{path.name}": str(path)})
-
-    def close(self) -> None:
-        """See ``ExperimentLog``."""
-        if self.run is not None:
-            self.run.finish()
+        self.run.log({f"artifacts/{path.name}": str(path)})

@@ -168,9 +168,20 @@ def test_the_skill_names_what_json_holds() -> None:
     assert re.match(r"---\nname: selector\ndescription: .+\n---\n", text)
 
 
-def test_every_extra_is_described() -> None:
+def test_the_table_of_extras_is_that_of_the_package() -> None:
+    """One row per extra, which names what the extra requires, its license and its size."""
     import tomllib
 
-    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    from packaging.requirements import Requirement
+
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
-    assert not [name for name in config["project"]["optional-dependencies"] if f"`{name}`" not in page]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| `")]
+    assert {row[0].strip("`") for row in rows} == set(config)
+    assert len(rows) == len(config)
+    for name, _, licenses, size in rows:
+        assert re.fullmatch(r"[\d.]+ [MG]B", size), name
+        for requirement in map(Requirement, config[name.strip("`")]):
+            if name not in ("`docs`", "`dev`") and requirement.name != "zoo-selector":
+                said = licenses.replace("lite0/1/2", requirement.name[13:18])
+                assert requirement.name in said, f"{name}: {requirement.name}"
