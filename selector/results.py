@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter
 
@@ -35,6 +35,9 @@ _READABLE = (1, 2, FORMAT)
 RUN_FILE = "run.json"
 BEST = "best"
 """Folder of a run's best model."""
+
+BASELINE: Final = "baseline"
+"""Status of a measurement that nothing was trained for: it moves no model and is never saved."""
 
 Status = Literal["ok", "failed", "pruned", "excluded"]
 """``pruned`` models could no longer reach the top k, ``excluded`` ones exceed a limit that was asked for."""
@@ -141,13 +144,13 @@ class Measurement:
     """One fine-tuned model, measured.
 
     Attributes:
-        strategy: frozen, partial, full, lora.
+        strategy: frozen, partial, full, lora, or zero-shot.
         metric: name of the deciding metric; ``val`` and ``test`` hold all of them by name. ``val``
             chose, ``test`` was read once at the end and is empty where it was not read.
         resolution: (height, width) it was trained at; ``reduced`` says that it is below native.
         status: ok, diverged, failed, not run where the budget ended before, or incomplete where it was trained for less
             than an epoch, so that its values have no share in any choice; ``note`` says why, or what was cut to fit the
-            budget.
+            budget. A ``baseline`` has no share in any choice either.
         extra: further facts as plain JSON, among them: the paired difference to the
             best, values by seed, memory, and for the saved model its error analysis
             (``error_analysis``; its parts are those of ``core.task.Section``).
@@ -166,7 +169,7 @@ class Measurement:
     resolution: tuple[int, int] | None = None
     reduced: bool = False
     trained_parameters: int = 0
-    status: Literal["ok", "incomplete", "diverged", "failed", "not run"] = "ok"
+    status: Literal["ok", "incomplete", "diverged", "failed", "not run", "baseline"] = "ok"
     note: str = ""
     round: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -263,6 +266,11 @@ class ModelResult:
         """The measurement that is best on validation, among those that did not fail."""
         good = [m for m in self.measurements if m.status == "ok" and not math.isnan(m.val_value)]
         return max(good, key=lambda m: m.merit, default=None)
+
+
+def baselines(model: ModelResult) -> list[Measurement]:
+    """Measurements that nothing was trained for."""
+    return [m for m in model.measurements if m.status == BASELINE]
 
 
 def final_measurements(model: ModelResult) -> dict[str, Measurement]:

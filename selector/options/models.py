@@ -9,7 +9,7 @@ from pydantic import SkipValidation, field_validator
 
 from selector.core.contracts import Score
 from selector.core.errors import OptionError
-from selector.core.options import NETWORKS, SELECT, CallOptions, option, shown
+from selector.core.options import IMAGES, LABELS, NETWORKS, SELECT, CallOptions, option, shown
 from selector.core.units import words
 from selector.options.data import PathLike, Words
 from selector.zoo import ModelSpec, Zoo
@@ -53,6 +53,10 @@ class ModelOptions(TrustOptions):
     pooling: Words | None = option(
         None, "Poolings to compare, comma-separated: own, avg, max, cls; texts: mean, cls, last, weighted, max; words: first, "
         "mean. One row per pooling (default: the model's own).", panel=SELECT, needs=(NETWORKS,),
+    )  # fmt: skip
+    zero_shot: bool = option(
+        False, "Zero-shot rows of models with a text tower (CLIP) from the class names, as a baseline (default: off).",
+        panel=SELECT, needs=(LABELS, NETWORKS, IMAGES),
     )  # fmt: skip
     proxies: SkipValidation[str | Sequence[ProxyLike] | None] = option(
         None, "Proxy scores, comma-separated; 'selector proxies' lists them (default: those that suit the labels).",

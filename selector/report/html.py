@@ -31,7 +31,7 @@ from selector.report.compare import HEADERS, Comparison, table
 from selector.report.error_analysis import error_analysis, read_sample
 from selector.report.figures import figures
 from selector.report.view import REDUCED, front_notes, groups, measured_by, table_view, tie, warnings
-from selector.results import Measurement, StoredRanking, showing
+from selector.results import BASELINE, Measurement, StoredRanking, showing
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -279,7 +279,7 @@ def command(ranking: StoredRanking, config: type[ScanConfig] = ScanConfig) -> st
             option = about.words(name, value)
             if option not in [about.words(name, each) for each in usual if each is not None]:
                 words += option
-    if not any(model.measurements for model in ranking):
+    if all(m.status == BASELINE for model in ranking for m in model.measurements):
         words.append("--no-confirm")
     if ranking.path is not None:
         words += ["--out", str(ranking.path)]

@@ -18,6 +18,7 @@ from selector.core.site import page
 from selector.core.units import format_count, format_duration, format_latency, format_size
 from selector.report.series import fronts
 from selector.results import (
+    BASELINE,
     Measurement,
     ModelResult,
     PilotCell,
@@ -150,6 +151,7 @@ def title(ranking: StoredRanking) -> str:
 
 
 _PROMPT_SHOWN = 30  # characters
+_WITHOUT_STEPS = {"zero-shot": "class names alone, a baseline that moves no model"}
 _STRATEGIES = {"frozen": "linear probe", "partial": "partly fine-tuned", "full": "fine-tuned", "lora": "LoRA"}
 
 
@@ -184,7 +186,8 @@ def _columns(ranking: StoredRanking) -> Iterator[Column]:
     metric = next((m.metric for by in finals for m in by.values()), "")
     for strategy in strategies(ranking):
         trained = any(by[strategy].steps for by in finals if strategy in by)
-        told = f"Measured by {'fine-tuning' if trained else 'a linear probe'} ({strategy}): {metric} on"
+        how = "fine-tuning" if trained else _WITHOUT_STEPS.get(strategy, "a linear probe")
+        told = f"Measured by {how} ({strategy}): {metric} on"
         yield Column(f"{strategy}:val", f"{strategy_title(strategy)} (val)", "measured", f"{told} the validation split")
         if any(not math.isnan(by[strategy].test_value) for by in finals if strategy in by):
             yield Column(
@@ -414,7 +417,7 @@ def _measured(m: Measurement | None, split: str) -> Cell:
     if m is None:
         return Cell("–")
     value = m.val_value if split == "val" else m.test_value
-    if m.status != "ok":
+    if m.status not in ("ok", BASELINE):
         return Cell(m.status if split == "val" else "–", None, m.note)
     if math.isnan(value):
         return Cell("–")

@@ -30,7 +30,7 @@ from selector.ranking.second_stage import (
     without_prior_against,
 )
 from selector.report.ranking import Ranking
-from selector.results import BEST, Caveat, Measurement, ModelResult, PilotCell, final_measurements
+from selector.results import BEST, Caveat, Measurement, ModelResult, PilotCell, baselines, final_measurements
 from selector.run.worker import working_on
 from selector.scan.caveats import MAJORITY, MASKED, majority
 from selector.scan.checks import save_run
@@ -128,7 +128,7 @@ def confirm_leading(
         ranking,
         models=ordered(
             [
-                replace(m, measurements=illustrated(result.measurements[m.name], target))
+                replace(m, measurements=(*illustrated(result.measurements[m.name], target), *baselines(m)))
                 if m.name in result.measurements
                 else m
                 for m in ranking

@@ -42,6 +42,7 @@ from selector.scan.past import Knowledge, open_history, predicted
 from selector.scan.precomputed import rank_rows
 from selector.scan.rounds import BudgetedRounds, Rounds, ScanBudget
 from selector.scan.scoring import Scoring, feature_set, score_settings
+from selector.scan.zero_shot import check_zero_shot, with_zero_shot
 from selector.store import Entry, RowsMissing
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ class TargetScan:
             self._ready = rank_rows(data, wanted, names, config, notify)
             return
         self._specs, self._trusted = choose_specs(data, config)
+        if config.zero_shot:
+            check_zero_shot(data, self._specs)
         self._confirming = config.confirm and task is not None
         self._deciding = None if task is None else config.metric or task.default_metric
         self._top_k = settled_top_k(config, self._specs, self._confirming)
@@ -227,6 +230,8 @@ class TargetScan:
             loaded_target=data,
             trusted=self._trusted,
         )
+        if config.zero_shot:
+            ranking = with_zero_shot(ranking, extraction, self._specs, test=self._confirming)
         with not_lost(ranking):
             if self._folder is not None:
                 write_label_issues(self._folder, ranking.label_quality)

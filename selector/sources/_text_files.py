@@ -37,6 +37,7 @@ _SETTINGS = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "1_Pooling/config.json",
+    "preprocessor_config.json",
 )  # what decides the features, beside the weights
 
 

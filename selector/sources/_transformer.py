@@ -84,8 +84,10 @@ def block_names(backbone: Any) -> tuple[str, ...]:
     return ()
 
 
-def create_backbone(config: Mapping[str, Any]) -> nn.Module:
+def create_backbone(config: Mapping[str, Any], **more: Any) -> nn.Module:
     """A model of transformers without weights and without the parts that features never use.
+
+    ``more`` are settings of ours.
 
     Raises:
         SourceError: transformers cannot build it, or ``checked_settings`` refuses it.
@@ -96,7 +98,7 @@ def create_backbone(config: Mapping[str, Any]) -> nn.Module:
     settings = checked_settings("transformers", config)
     kind = settings.pop("model_type")
     try:
-        made = AutoConfig.for_model(kind, **settings)
+        made = AutoConfig.for_model(kind, **settings, **more)
         return stripped(create(made))
     except (
         ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, AssertionError, StrictDataclassError,
@@ -108,13 +110,13 @@ def model_class(kind: str) -> Any:
     """What builds and loads networks of a type: of those with an encoder and a decoder the encoder."""
     import transformers
 
-    return getattr(transformers, ENCODER_CLASSES.get(kind, "AutoModel"))
+    return getattr(transformers, _CLASSES.get(kind, "AutoModel"))
 
 
 def create(config: Any) -> Any:
     """A network with random weights in float32 from a configuration of transformers."""
     kind = model_class(config.model_type)
-    if config.model_type in ENCODER_CLASSES:
+    if config.model_type in _CLASSES:
         return kind._from_config(config, dtype=torch.float32)
     return kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
@@ -190,6 +192,10 @@ def _refuse_foreign(name: str, value: Any) -> None:
             and any(word in str(key) for word in ("layer", "expert", "block"))
         ):
             raise SourceError(f"{name}: {key} is {part:,}; expected at most {_MOST_PARTS:,}.")
+        if key in ("backbone", "use_timm_backbone", "use_pretrained_backbone") and part:
+            raise SourceError(
+                f"{name}: {key} names weights from elsewhere, which are not fetched; use backbone_config."
+            )
         if key == "quantization_config" and part:
             raise SourceError(f"{name}: quantized weights are not read; take weights in floating point.")
         _refuse_foreign(name, part)
@@ -210,9 +216,21 @@ ENCODER_CLASSES = {
 }
 """Networks with an encoder and a decoder that are read by their encoder, and its class: the decoder is never built."""
 
+IMAGE_CLASSES = {
+    "clip": "CLIPModel",
+    "clip_vision_model": "CLIPVisionModel",
+    "rt_detr": "RTDetrForObjectDetection",
+    "rt_detr_v2": "RTDetrV2ForObjectDetection",
+    "d_fine": "DFineForObjectDetection",
+}
+"""Networks that read images, which ``vision:`` loads, and their classes."""
+
+_CLASSES = {**ENCODER_CLASSES, **IMAGE_CLASSES}
+
 MODEL_TYPES = frozenset(
     {
-        *ENCODER_CLASSES,
+        *_CLASSES,
+        *("clip_text_model", "rt_detr_resnet", "hgnet_v2"),  # parts of these
         # encoders
         *("albert", "bert", "bert-generation", "big_bird", "camembert", "convbert", "data2vec-text", "deberta"),
         *("deberta-v2", "distilbert", "electra", "ernie", "eurobert", "flaubert", "fnet", "funnel", "gte", "ibert"),
@@ -237,7 +255,7 @@ builds no network that a nested configuration names (``vision-encoder-decoder``)
 
 def stripped(backbone: Any) -> nn.Module:
     """Without the pooler that some encoders carry for their pretraining, and without a cache of keys."""
-    if backbone.config.is_encoder_decoder and backbone.config.model_type not in ENCODER_CLASSES:
+    if backbone.config.is_encoder_decoder and backbone.config.model_type not in _CLASSES:
         raise SourceError(
             "of models with an encoder and a decoder only the T5 family is read, by its encoder; take another model."
         )

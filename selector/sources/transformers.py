@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -59,10 +59,12 @@ _POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "weightedmean": "weight
 class TransformersSource:
     """The ``transformers:`` source."""
 
+    prefix = "transformers"
+
     def expand(self, pattern: str) -> list[str]:
         """The reference itself; neither the hub nor folders are listed by a wildcard."""
         if any(char in pattern for char in "*?["):
-            raise ZooError(f"transformers:{pattern}: name the model in full; a wildcard cannot list the hub.")
+            raise ZooError(f"{self.prefix}:{pattern}: name the model in full; a wildcard cannot list the hub.")
         return [pattern]
 
     def layers(self, spec: ModelSpec) -> list[str]:
@@ -85,7 +87,7 @@ class TransformersSource:
         """See ``contracts.Source``. The tokenizer is in it by content, as are pooling and maximum length."""
         _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         files = find_files(spec)
-        identity = {"source": "transformers", **files.identity(), **_weights.settings_identity(spec)}
+        identity = {"source": self.prefix, **files.identity(), **_weights.settings_identity(spec)}
         if spec.text is not None and spec.text.tokenizer is not None:
             identity["tokenizer"] = _weights.content_hash(spec.text.tokenizer.path())
         return identity | {"versions": _weights.versions("transformers", "tokenizers", "torch")}
@@ -94,7 +96,7 @@ class TransformersSource:
         """See ``contracts.Source``."""
         identity = self.identify(spec)
         files = find_files(spec)
-        backbone = _backbone(spec, files)
+        backbone = load_backbone(spec, files)
         return TransformersEncoder(spec, files, backbone, identity)
 
     def sketch(self, spec: ModelSpec) -> Sketch:
@@ -169,16 +171,20 @@ def _settings(spec: ModelSpec, files: ModelFiles) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- weights
 
 
-def _backbone(spec: ModelSpec, files: ModelFiles) -> nn.Module:
-    """The network with its weights, or from the seeded random start."""
+def load_backbone(spec: ModelSpec, files: ModelFiles, kinds: Collection[str] = ()) -> nn.Module:
+    """The network with its weights, or from the seeded random start; of one of these types, else one that reads texts."""
     try:
         import transformers  # noqa: F401 - one clear error, wherever it is missing
     except ImportError as error:
         raise SourceError(f"{spec.name}: {error}; run: pip install 'zoo-selector[text]'") from None
     from selector.sources._bounded import bounded_settings
     from selector.sources._encoder import seeded
-    from selector.sources._transformer import create_backbone
+    from selector.sources._transformer import IMAGE_CLASSES, create_backbone
 
+    kind = {**files.read("config.json"), **spec.kwargs}.get("model_type")
+    if (str(kind) in IMAGE_CLASSES) != bool(kinds):
+        expected = f"'vision:' reads {', '.join(kinds)}" if kinds else "it reads images: name it as 'vision:'"
+        raise SourceError(f"{spec.name}: its type is {str(kind)[:80]!r}; {expected}.")
     if not files.weights:
         config = _settings(spec, files)
         with seeded(), bounded_settings(spec.name, config):
@@ -279,7 +285,7 @@ def _alone(files: ModelFiles, names: Sequence[str], **written: Mapping[str, Any]
 
 def _preprocess(spec: ModelSpec, files: ModelFiles, backbone: nn.Module, token_types: bool) -> TextPreprocess:
     config = cast(Any, backbone).config
-    tokenizer, own_length, own_pad, side = _tokenizer(spec, files)
+    tokenizer, own_length, own_pad, side = read_tokenizer_files(spec, files)
     if files.read(_SENTENCES).get("do_lower_case"):
         tokenizer = _lower_cased(tokenizer)
     positions = _positions(backbone)
@@ -355,7 +361,7 @@ def _pad_id(pad: int | None, config: Any) -> int:
     return pad if pad is not None and 0 <= pad < vocabulary else 0
 
 
-def _tokenizer(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int | None, TruncationSide]:
+def read_tokenizer_files(spec: ModelSpec, files: ModelFiles) -> tuple[str, int | None, int | None, TruncationSide]:
     """The tokenizer as JSON, its maximum length and its pad id, where it says so, and where it cuts."""
     if spec.text is not None and spec.text.tokenizer is not None:
         return read_tokenizer(spec), None, None, "right"

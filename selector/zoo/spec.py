@@ -34,7 +34,7 @@ _MISPLACED = {
 }
 """Errors of the settings of another modality."""
 
-FILE_SOURCES = ("elmo", "onnx", "transformers")  # sources whose models may be named by a path
+FILE_SOURCES = ("elmo", "onnx", "transformers", "vision")  # sources whose models may be named by a path
 
 SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
 
@@ -169,7 +169,7 @@ class ModelSpec(_Strict):
             (over all layers), ``last`` or a number from 1.
         tags, license, upstream_accuracy (ImageNet-1k top-1, per cent), params, pretraining: facts
             for people, selection and the prior; in no key of the store.
-        base: folder that a relative path of ``elmo:``, ``onnx:`` or ``transformers:`` starts at; set when a zoo file is read.
+        base: folder that a relative path of a model (``FILE_SOURCES``) starts at; set when a zoo file is read.
     """
 
     name: str = ""

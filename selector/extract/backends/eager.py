@@ -58,7 +58,10 @@ def share_embedding(module: nn.Module, dtype: torch.dtype) -> None:
     """
     for network in module.modules():
         get: Any = getattr(network, "get_input_embeddings", None)
-        table = get() if get is not None else None
+        try:
+            table = get() if get is not None else None
+        except NotImplementedError:  # it reads images
+            continue
         if type(table) is not nn.Embedding or table.max_norm is not None or table.weight.dtype == dtype:
             continue
         for parent in network.modules():

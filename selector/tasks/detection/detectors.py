@@ -319,8 +319,8 @@ NECK_AND_HEADS = ("backbone.fpn", "backbone.extra", "rpn", "roi_heads", "head")
 
 
 def is_whole(module: nn.Module | None) -> bool:
-    """Whether a network is a detector, and not only a backbone."""
-    return isinstance(module, FasterRCNN | FCOS | RetinaNet | SSD)
+    """Whether a network is a detector, and not only a backbone: torchvision's, or one that a source dressed like them."""
+    return isinstance(module, FasterRCNN | FCOS | RetinaNet | SSD) or hasattr(module, "with_classes")
 
 
 def whole_network(detector: Any, classes: int) -> DetectionNetwork:
@@ -332,6 +332,8 @@ def whole_network(detector: Any, classes: int) -> DetectionNetwork:
     Args:
         classes: C, without background.
     """
+    if hasattr(detector, "with_classes"):
+        return DetectionNetwork(detector.with_classes(classes), 0, detector.neck_and_heads)
     two_stages = isinstance(detector, FasterRCNN)
     settings = detector.roi_heads if two_stages else detector
     settings.score_thresh, settings.detections_per_img = LEAST_SCORE, MOST_BOXES
