@@ -74,7 +74,7 @@ WRONG = {
     ),
     "an unknown source": (
         "models:\n  - source: tim:a",
-        ":2 models[0].source: unknown source 'tim'; did you mean 'timm'? Known: elmo, features, memory, onnx, python, timm, torchvision, transformers.",
+        ":2 models[0].source: unknown source 'tim'; did you mean 'timm'? Known: elmo, features, memory, onnx, python, timm, torchvision, transformers, vision.",
     ),
     "a source without a model": (
         "models: ['timm:']",
