@@ -10,7 +10,7 @@ five folds of images: logistic regression of classes, and of boxes ridge regress
 a model, and the same call goes on after those that are there. A scan reads few points of each image (``points``), so
 that a loop over as many and one over a hundred are both of interest. ``passes`` are the seconds of either that were in the
 networks, from pixels to maps: what a scan cannot do without. ``value`` of a scan is its order. Stored bytes are those of the scan's rows on disk,
-dense bytes those of all maps of all models in float32.
+dense bytes those of all maps of all models in float32. Rows ``scan at COMMIT`` are of that state, in one run with the next row.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers() -> None:
 def test_a_plan_is_balanced_bounded_and_the_same_every_time(scenes: Target) -> None:
     items = scenes.indices("train", "val")
     plan = task.rows(scenes, items)
-    assert (plan.reader, len(plan)) == ("point", 100 * len(items))
+    assert (plan.reader, len(plan)) == ("point", 77 * len(items))  # of 18 images, 1,400 at most
     assert np.array_equal(plan.item, np.sort(plan.item))
     labels = plan.facets["class"].labels
     assert np.bincount(labels).min() > 0.9 * len(plan) / 3
