@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selector.report.series import Curve
 from selector.results import StoredRanking
 
 MOST_ROWS = 200  # of a table of a task
@@ -111,6 +112,7 @@ class ErrorAnalysis:
         counted: what the lines count: items, or entities or words where words have labels.
         drawn: samples that the task drew, by heading; ``legend`` the colors in them, as images with names.
         points: predicted against true values.
+        curves: (recall, precision) of classes.
     """
 
     model: str
@@ -127,6 +129,7 @@ class ErrorAnalysis:
     drawn: tuple[tuple[str, tuple[Drawn, ...]], ...] = ()
     legend: tuple[tuple[str, str], ...] = ()
     points: tuple[Points, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     @property
     def matrix(self) -> bool:
@@ -171,6 +174,10 @@ def error_analysis(ranking: StoredRanking) -> ErrorAnalysis | None:
         tuple(
             Points(str(name), tuple((float(y), float(p)) for y, p in pairs))
             for name, pairs in (figures.get("predicted against true") or {}).items()
+        ),
+        tuple(
+            Curve(str(name), tuple((float(x), float(y)) for x, y in pairs))
+            for name, pairs in (figures.get("precision by recall") or {}).items()
         ),
     )
 

@@ -14,6 +14,7 @@ from selector.report.error_analysis import error_analysis
 from selector.report.series import (
     COST_AXES,
     CostAxis,
+    Curve,
     Plane,
     agreement_plane,
     cost_planes,
@@ -127,61 +128,60 @@ def values(ranking: StoredRanking) -> Figure | None:
 
 
 def history(ranking: StoredRanking) -> Figure | None:
-    """Validation value by round, one line a configuration."""
-    lines = tuning_curves(ranking)
-    if not lines:
-        return None
-    rounds = sorted({number for line in lines for number, _ in line.points})
-    x = Axis(rounds[0] - 0.2, rounds[-1] + 0.2, 60, 390)
-    y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
-    parts = left_axis(y, 60, 390, "value on validation (measured)")
-    for number in rounds:
-        parts.append(element("text", f"round {number}", x=x(number), y=318, class_="tick", text_anchor="middle"))
-    heights: dict[
-        int, float
-    ] = {}  # of the labels, by line; those of lines that end in one number stand below each other
-    for number in rounds:
-        here = [i for i, line in enumerate(lines) if line.points[-1][0] == number]
-        heights |= zip(here, spread([y(lines[i].points[-1][1]) + 4 for i in here], 34, 304), strict=True)
-    for number, line in enumerate(lines):
-        told = f"{line.name}, {line.strategy}: " + ", ".join(f"{value:.3f}" for _, value in line.points)
-        path = " ".join(f"{x(number):.1f},{y(value):.1f}" for number, value in line.points)
-        parts.append(element("polyline", points=path, class_="path"))
-        parts += [_dot(x(number), y(value), "measured", told) for number, value in line.points]
-        label = _short(f"{line.name} {line.strategy}", 26)
-        parts.append(element("text", label, x=x(line.points[-1][0]) + 10, y=heights[number], class_="name"))
-    return Figure(
+    """Validation value by step, one line a configuration."""
+    return _plotted(
+        tuning_curves(ranking),
         "history",
-        "How the confirmation went",
-        "Every round trains the configurations that are left for longer; a line that ends early was pruned.",
-        picture(WIDTH, 336, "Validation value by round of the confirmation", *parts),
+        "Validation by step",
+        "Value on validation after so many steps, the best one of several learning rates; at step 0 that of the linear probe "
+        "that trainings start from. Every round trains the configurations that are left for longer; a line that ends early "
+        "was pruned.",
+        ("steps", "value on validation (measured)"),
     )
 
 
 def losses(ranking: StoredRanking) -> Figure | None:
     """How the loss of each configuration fell, one line each."""
-    lines = loss_curves(ranking)
-    if not lines:
-        return None
-    x = Axis.over([0.0, *(step for line in lines for step, _ in line.points)], 60, 390)
-    y = Axis.over([value for line in lines for _, value in line.points], 300, 30)
-    parts = left_axis(y, 60, 390, "loss of training batches")
-    parts += bottom_axis(x, 30, 300, "steps")
-    ends = spread([y(line.points[-1][1]) + 4 for line in lines], 34, 304)
-    for line, end in zip(lines, ends, strict=True):
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in line.points)
-        told = f"{line.name}: {line.points[0][1]:.3g} to {line.points[-1][1]:.3g} in {line.points[-1][0]:.0f} steps"
-        parts.append(element("polyline", element("title", told), points=path, class_="path"))
-        parts.append(_dot(x(line.points[-1][0]), y(line.points[-1][1]), "measured", told))
-        parts.append(element("text", _short(line.name, 26), x=x(line.points[-1][0]) + 10, y=end, class_="name"))
-    return Figure(
+    return _plotted(
+        loss_curves(ranking),
         "losses",
         "Training curves",
         "Mean loss of training batches by step, of the longest training of each configuration. A line that still falls "
         "at its end would gain from more time; one that does not fall has not learned. Losses of different detectors are "
         "on scales of their own.",
-        picture(WIDTH, 346, "Loss by step of each configuration", *parts),
+        ("steps", "loss of training batches"),
     )
+
+
+def precision_by_recall(ranking: StoredRanking) -> Figure | None:
+    """Of the saved detector, one line a class."""
+    found = error_analysis(ranking)
+    return _plotted(
+        [] if found is None else found.curves,
+        "precision",
+        "Precision by recall",
+        "Boxes of the saved model at an IoU of 0.5, the most confident first, for the most frequent classes. A line that "
+        "ends early: the other boxes are never found.",
+        ("recall", "precision"),
+    )
+
+
+def _plotted(lines: Sequence[Curve], key: str, title: str, caption: str, axes: tuple[str, str]) -> Figure | None:
+    """Lines with dots and their names at the ends; None without any."""
+    if not lines:
+        return None
+    x = Axis.over([0.0, *(a for line in lines for a, _ in line.points)], 60, 390)
+    y = Axis.over([b for line in lines for _, b in line.points], 300, 30)
+    parts = left_axis(y, 60, 390, axes[1]) + bottom_axis(x, 30, 300, axes[0])
+    ends = spread([y(line.points[-1][1]) + 4 for line in lines], 34, 304)
+    for line, end in zip(lines, ends, strict=True):
+        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line.points)
+        (first, begun), (last, value) = line.points[0], line.points[-1]
+        told = f"{line.name}: {begun:.3g} at {first:.4g} to {value:.3g} at {last:.4g} {axes[0]}"
+        parts.append(element("polyline", element("title", told), points=path, class_="path"))
+        parts.append(_dot(x(last), y(value), "measured", told))
+        parts.append(element("text", _short(line.name, 26), x=x(last) + 10, y=end, class_="name"))
+    return Figure(key, title, caption, picture(WIDTH, 346, f"{axes[1]} by {axes[0]}".capitalize(), *parts))
 
 
 def proxies(ranking: StoredRanking) -> Figure | None:
@@ -290,6 +290,7 @@ FIGURES: Sequence[Callable[[StoredRanking], Figure | None]] = (
     values,
     history,
     losses,
+    precision_by_recall,
     layers,
     proxies,
     *(_cost_front(axis) for axis in COST_AXES),

@@ -115,20 +115,18 @@ def proxies(ranking: StoredRanking, *, most: int = 40) -> Figure:
 
 
 def history(ranking: StoredRanking) -> Figure:
-    """Validation value by round of the confirmation, one line a configuration.
+    """Validation value by step, one line a configuration.
 
     Raises:
-        ConfigError: matplotlib is missing, or the confirmation had one round only.
+        ConfigError: matplotlib is missing, or no training was measured at two steps.
     """
     lines = tuning_curves(ranking)
     if not lines:
-        raise ConfigError("the confirmation of this ranking had no second round; there is no history to plot.")
+        raise ConfigError("no training of this ranking was measured at two steps; there is no history to plot.")
     figure, axes = _new(7.0, 4.2)
     for line in lines:
-        label = _literal(f"{line.name} {line.strategy}")
-        axes.plot([number for number, _ in line.points], [value for _, value in line.points], "o-", label=label)
-    axes.set_xticks(sorted({number for line in lines for number, _ in line.points}))
-    axes.set_xlabel("round")
+        axes.plot([x for x, _ in line.points], [y for _, y in line.points], "o-", label=_literal(line.name))
+    axes.set_xlabel("steps")
     axes.set_ylabel("value on validation (measured)")
     axes.legend(frameon=False)
     return figure

@@ -49,15 +49,6 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class TuningCurve:
-    """How one configuration did in each round: (round from 1, value on validation), by round."""
-
-    name: str
-    strategy: str
-    points: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
 class Curve:
     """A value along a line: by depth of a network (share of its layers, up to 1), or by step of a training."""
 
@@ -88,18 +79,20 @@ def agreement_plane(ranking: StoredRanking) -> Plane | None:
     return Plane("transferability (predicted)", f"{metric} on validation (measured)", "measured", tuple(points))
 
 
-def tuning_curves(ranking: StoredRanking) -> list[TuningCurve]:
-    """The best value of each configuration in each round; empty when there was one round only."""
+def tuning_curves(ranking: StoredRanking) -> list[Curve]:
+    """(steps, best value on validation) of each configuration; at step 0 the linear probe, where a training starts there."""
     better = max if metric_named(str(ranking.confirmation.get("metric", ""))).sign > 0 else min
-    best: dict[tuple[str, str], dict[int, float]] = {}
+    probes = {m.name: p.val_value for m in ranking for p in m.measurements if p.strategy == "frozen" and not p.steps}
+    best: dict[tuple[str, str], dict[float, float]] = {}
     for entry in ranking.confirmation.get("history", ()):
-        value, number = entry.get("value"), entry.get("round")
-        if entry.get("status") == "ok" and value is not None and number is not None:
-            rounds = best.setdefault((str(entry["model"]), str(entry["strategy"])), {})
-            rounds[int(number)] = better(float(value), rounds.get(int(number), float(value)))
-    if len({number for rounds in best.values() for number in rounds}) < 2:
+        value, steps = entry.get("value"), entry.get("steps_done") or entry.get("steps")
+        if entry.get("status") == "ok" and value is not None and steps:
+            name, start = str(entry["model"]), probes.get(entry["model"], math.nan)
+            points = best.setdefault((name, str(entry["strategy"])), {} if math.isnan(start) else {0.0: start})
+            points[float(steps)] = better(float(value), points.get(float(steps), float(value)))
+    if all(len(points) < 2 for points in best.values()):
         return []
-    return [TuningCurve(name, strategy, tuple(sorted(rounds.items()))) for (name, strategy), rounds in best.items()]
+    return [Curve(" ".join(key), tuple(sorted(points.items()))) for key, points in best.items()]
 
 
 def loss_curves(ranking: StoredRanking) -> list[Curve]:

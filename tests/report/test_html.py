@@ -316,10 +316,11 @@ def test_matplotlib_figures() -> None:
     assert [text.get_text() for text in table.texts] == ["1", "1", "1", "2", "2", "2", "3", "3", "3", "4", "–", "–"]
     with pytest.raises(ConfigError, match=r"fewer than two models were measured; selector\.confirm"):
         plot.agreement(samples.unmeasured())
-    with pytest.raises(ConfigError, match="had no second round"):
+    with pytest.raises(ConfigError, match="was measured at two steps"):
         plot.history(samples.unmeasured())
     lines = plot.history(samples.ranking()).axes[0].get_lines()
     assert [list(line.get_ydata()) for line in lines] == [[0.88, 0.93], [0.91]]
+    assert [list(line.get_xdata()) for line in lines] == [[50, 150], [50]]
     dollars = replace(samples.model(0), name="a$b$c")
     plot.intervals(samples.ranking((dollars, samples.model(1)))).canvas.draw()
 

@@ -243,7 +243,12 @@ def pycocotools_values(classes: int, pictures: list[dict[str, np.ndarray]]) -> l
         judged.evaluate()
         judged.accumulate()
         judged.summarize()
+    CURVES[:] = [judged.eval["precision"][0, :, :, 0, -1]]
     return [float("nan") if value == -1 else float(value) for value in judged.stats[:6]]
+
+
+CURVES: list[np.ndarray] = []
+"""Precision (101, C) at an IoU of 0.5 of the images that pycocotools judged last."""
 
 
 METRICS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
@@ -263,8 +268,28 @@ def test_every_metric_is_that_of_pycocotools_on_50_cases_and_on_resamples() -> N
             expected = pycocotools_values(classes, some)
             if expected is not None:
                 assert [own.value(name) for name in METRICS] == pytest.approx(expected, abs=1e-6, nan_ok=True), case
+                curves = np.where(CURVES[0] < 0, np.nan, CURVES[0]).T  # -1 where there are no boxes of a class
+                np.testing.assert_allclose(own.curves()[:, :, 0], curves, atol=1e-6)
                 compared += 1
     assert compared > 65
+
+
+def test_the_report_draws_precision_by_recall() -> None:
+    from selector.report.figures import figures
+    from tests.report import samples
+
+    classes, pictures = drawn(4)
+    stats, names = of_pictures(classes, pictures), [f"class {i}" for i in range(classes)]
+    section = registry.get("detection").report(stats, names).to_dict()
+    kept = section["figures"]["precision by recall"]
+    for name, points in kept.items():
+        wanted = stats.curves()[names.index(name), :, 0]
+        assert [y for _, y in points] == pytest.approx([wanted[round(100 * x)] for x, _ in points], abs=1e-4)
+    best = samples.measurement(0.9, extra={"error_analysis": {"split": "test", **section, "samples": []}})
+    ranking = samples.ranking((samples.model(0, measurements=(best,)),))
+    (figure,) = [figure for figure in figures(ranking) if figure.key == "precision"]
+    assert all(name in figure.svg for name in kept)
+    assert len(kept) > 1
 
 
 def test_no_boxes_at_all_is_a_value_and_not_a_crash() -> None:

@@ -17,7 +17,7 @@ from selector.tasks import task
 from selector.tasks._maps import MapTask, rounded, telling
 from selector.tasks.detection.box_predictions import FoundBoxes, FoundInImages, in_pixels, small_copy
 from selector.tasks.detection.box_rows import rows_of
-from selector.tasks.detection.matching import SIZES, DetectionStats, match
+from selector.tasks.detection.matching import RECALLS, SIZES, DetectionStats, match
 from selector.tasks.detection.reading import BoxAnnotations, Boxes, DetectionReading
 from selector.tasks.segmentation.mask_predictions import picture_size, swatch
 
@@ -38,6 +38,7 @@ MOST_BOXES = 20  # an image; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
 BACKGROUND = "background"
 MOST_LEGEND = 30
+MOST_CURVES, CURVE_STEP = 10, 5  # classes whose precision is drawn, at each fifth of COCO's recalls
 
 
 @task("detection")
@@ -355,4 +356,13 @@ def _section(stats: DetectionStats, class_names: Sequence[str]) -> Section:
         samples.append({"row": row, "group": group, "note": f"{found} found, {missed} missed, {false} false"})
     legend = [{"class": name, "picture": swatch(i + 1)} for i, name in enumerate(class_names[:MOST_LEGEND])]
     title = f"boxes by size, at a score of {least:.2f} or more and an IoU of 0.5"
-    return Section({"AP a class": classes, title: sizes}, samples, {"counted": "boxes", "legend": legend})
+    drawn = stats.curves()[:, ::CURVE_STEP, 0]
+    curves = {
+        class_names[i]: [
+            [round(x, 2), round(float(y), 4)] for x, y in zip(RECALLS[::CURVE_STEP], drawn[i], strict=True) if y
+        ]
+        for i in np.argsort(-counts, kind="stable")[:MOST_CURVES]
+        if counts[i]
+    }
+    figures = {"counted": "boxes", "legend": legend, "precision by recall": {k: v for k, v in curves.items() if v}}
+    return Section({"AP a class": classes, title: sizes}, samples, figures)

@@ -1,7 +1,7 @@
 """Average precision from matches an image: COCO's protocol, in two steps.
 
 ``match`` pairs the predicted boxes of one image with its true ones, once, at every IoU threshold and for every range
-of sizes. ``average_precision`` is what any set of images, repeats included, makes of their matches: a bootstrap
+of sizes. ``precisions`` is what any set of images, repeats included, makes of their matches: a bootstrap
 pairs nothing again. Equal to pycocotools (``tests/tasks/test_detection.py``).
 """
 
@@ -107,8 +107,8 @@ def _pair(true: np.ndarray, outside: np.ndarray, boxes: np.ndarray) -> tuple[np.
     return (matched * _BITS).sum(axis=2, dtype=np.uint16), (ignored * _BITS).sum(axis=2, dtype=np.uint16)
 
 
-def average_precision(score: np.ndarray, matched: np.ndarray, ignored: np.ndarray, positives: int) -> np.ndarray:
-    """Mean precision at 101 recalls, at each threshold (10,), of the boxes of one class and one range of sizes.
+def precisions(score: np.ndarray, matched: np.ndarray, ignored: np.ndarray, positives: int) -> np.ndarray:
+    """Precision at 101 recalls and each threshold (101, 10) of the boxes of one class and one range of sizes.
 
     Args:
         score: (n,), images one after the other, within each the most confident first.
@@ -116,7 +116,7 @@ def average_precision(score: np.ndarray, matched: np.ndarray, ignored: np.ndarra
         positives: true boxes; without any the value is NaN.
     """
     if not positives:
-        return np.full(len(THRESHOLDS), np.nan)
+        return np.full((len(RECALLS), len(THRESHOLDS)), np.nan)
     order = np.argsort(-score, kind="stable")
     hit = (matched[order, None] & _BITS) > 0
     counts = (ignored[order, None] & _BITS) == 0
@@ -125,10 +125,11 @@ def average_precision(score: np.ndarray, matched: np.ndarray, ignored: np.ndarra
     recall = right / positives
     precision = right / (right + wrong + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    found = np.zeros(len(THRESHOLDS))
+    found = np.zeros((len(RECALLS), len(THRESHOLDS)))
     for number in range(len(THRESHOLDS)):
         places = np.searchsorted(recall[:, number], RECALLS, side="left")
-        found[number] = envelope[places[places < len(envelope)], number].sum() / len(RECALLS)
+        reached = places[places < len(envelope)]
+        found[: len(reached), number] = envelope[reached, number]
     return found
 
 
@@ -168,8 +169,8 @@ class DetectionStats(Stats):
         known = table[table == table]
         return float(known.mean()) if len(known) else float("nan")
 
-    def by_class(self, size: str = "all") -> np.ndarray:
-        """Average precision (C, 10) by class and threshold; NaN for classes without true boxes of that size."""
+    def curves(self, size: str = "all") -> np.ndarray:
+        """Precision (C, 101, 10) by class, recall and threshold; NaN for classes without true boxes of that size."""
         column = list(SIZES).index(size)
         positives = self.arrays["truth"][:, :, column].sum(axis=0)
         score, category = self.arrays["score"], self.arrays["category"]
@@ -177,8 +178,13 @@ class DetectionStats(Stats):
         rows = []
         for number, count in enumerate(positives):
             own = category == number
-            rows.append(average_precision(score[own], matched[own], ignored[own], int(count)))
+            rows.append(precisions(score[own], matched[own], ignored[own], int(count)))
         return np.stack(rows)
+
+    def by_class(self, size: str = "all") -> np.ndarray:
+        """Average precision (C, 10) by class and threshold; NaN for classes without true boxes of that size."""
+        found: np.ndarray = self.curves(size).sum(axis=1) / len(RECALLS)
+        return found
 
     def best_f1(self) -> tuple[float, float]:
         """(least score, F1) of the threshold at which the F1 of all boxes, at IoU 0.5, is highest."""
