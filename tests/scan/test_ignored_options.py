@@ -40,6 +40,7 @@ GIVEN: dict[str, Any] = {
     "pilot_cost": 2.0, "budget": "1m", "strategies": "frozen", "resolution": 32,
     "augment": "strong", "balance": "none", "label_smoothing": 0.1, "averaging": "ema", "decoder": "fcn", "loss": "huber",
     "metric": "macro_f1", "refit": False, "max_steps": 3, "max_pixels": "5M", "on_invalid": "raise", "engine": "processes", "history": "h.sqlite",
+    "zero_shot": True,
 }  # fmt: skip
 
 
