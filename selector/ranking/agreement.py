@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from itertools import combinations_with_replacement
 from typing import Literal
 
 import numpy as np
@@ -25,29 +26,32 @@ def weighted_taus(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarra
 def _taus(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
     """Weighted by the ranking by ``x``, and by that by ``y``."""
     # the weight of a pair is the sum of its models' and its term is the same for (i, j) and (j, i): rows are enough
-    step = max(1, _CELLS // max(1, x.size))
-    starts = range(0, x.shape[1], step)
-    terms = np.concatenate([_pairs(x, y, counts, slice(start, start + step)) for start in starts], axis=2)
+    terms = _pairs(x, y, counts)
     taus = []
     for last, other in ((x, y), (y, x)):
         order = np.lexsort((other, last, counts), axis=-1)[:, ::-1]  # what does not count is ranked last
         rank = np.empty_like(order)
         np.put_along_axis(rank, order, np.arange(order.shape[1])[None], axis=1)
-        agreeing, spread_x, spread_y = (counts / (1.0 + rank) * terms).sum(axis=2)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            taus.append(agreeing / np.sqrt(spread_x * spread_y))
+        taus.append(_ratio((counts / (1.0 + rank) * terms).sum(axis=2)))
     return taus
 
 
-def _pairs(x: np.ndarray, y: np.ndarray, counts: np.ndarray, some: slice) -> np.ndarray:
-    """(3, B, n) of some models: pairs of each that agree less those that do not, and those that either tells apart."""
-    both = counts[:, some, None] & counts[:, None]
-    of_x, of_y = (
-        ((v[:, some, None] > v[:, None]) * np.float32(2) - (v[:, some, None] != v[:, None])) * both for v in (x, y)
-    )
-    return np.stack([np.einsum("bij,bij->bi", a, b) for a, b in ((of_x, of_y), (of_x, of_x), (of_y, of_y))]).astype(
-        float
-    )
+def _pairs(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(3, B, n) pairs of each model that ``x`` tells apart, that both order alike less otherwise, that ``y`` tells apart."""
+    step, found = max(1, _CELLS // max(1, x.size)), []
+    for some in (slice(start, start + step) for start in range(0, x.shape[1], step)):
+        both = counts[:, some, None] & counts[:, None]
+        own = [
+            np.subtract(v[:, some, None] > v[:, None], v[:, some, None] < v[:, None], dtype=np.float32) for v in (x, y)
+        ]
+        pairs = combinations_with_replacement([signs * both for signs in own], 2)
+        found.append(np.stack([np.einsum("bij,bij->bi", a, b) for a, b in pairs]))
+    return np.concatenate(found, axis=2).astype(float)
+
+
+def _ratio(terms: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(terms[1] / np.sqrt(terms[0] * terms[2]))
 
 
 Convention = Literal["scipy", "accuracy"]
@@ -81,10 +85,8 @@ def weighted_tau(scores: ArrayLike, accuracies: ArrayLike, *, convention: Conven
 
 def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
     """Kendall's tau-b, in -1..1; NaN on constants."""
-    from scipy import stats
-
     x, y = paired_values(scores, accuracies)
-    return math.nan if is_constant(x) or is_constant(y) else float(stats.kendalltau(x, y).statistic)
+    return float(_ratio(_pairs(x[None], y[None], np.ones((1, len(x)), bool)).sum(axis=2))[0])
 
 
 def spearman(scores: ArrayLike, accuracies: ArrayLike) -> float:

@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 METRICS: Mapping[str, Metric] = {
     name: Metric() for name in ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 }
-ROWS_A_CLASS, LEAST_ROWS, MOST_ROWS = (
-    150,
-    2_000,
-    12_000,
-)  # of all images; scores of rows cost more than forward passes
+ROWS_A_CLASS, LEAST_ROWS, MOST_ROWS = 150, 2_000, 12_000  # of all images; scores cost more than forward passes
 MOST_BOXES = 20  # an image; each gives three rows
 LEAST_SIDE = 2.0  # pixels of what augmentation leaves of a box
 BACKGROUND = "background"
