@@ -21,7 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter
 from selector import modalities
 from selector.core.atomic import write_atomic
 from selector.core.costs import Cost
-from selector.core.documents import checked, plain, read_document
+from selector.core.documents import checked, plain, read_document, read_json
 from selector.core.errors import ConfigError
 from selector.core.label_kinds import noun_of
 from selector.core.old_names import translate_run
@@ -486,7 +486,7 @@ def best_folder(ranking: StoredRanking) -> Path | None:
         return None
     folder = ranking.path / BEST
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         saved = (config["target"]["fingerprint"], config["name"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -50,12 +50,12 @@ def _terminal() -> bool:
 
 def document(data: Any) -> None:
     """The one JSON document of ``--json``."""
-    typer.echo(json.dumps(data, indent=1, ensure_ascii=False, default=str))
+    typer.echo(printable(json.dumps(data, indent=1, ensure_ascii=False, default=str), as_json=True))
 
 
-def say(message: str) -> None:
-    """A line for the person, on stderr."""
-    typer.echo(printable(message), err=True)
+def say(message: str, *, err: bool = True) -> None:
+    """A line for the person, on stderr; of the result, on stdout."""
+    typer.echo(printable(message), err=err)
 
 
 def console_width() -> int:

@@ -14,6 +14,7 @@ from selector.cli import options as o
 from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, print_rows, say, stdout_kept
 from selector.core.errors import ConfigError, SelectorError, first_line
+from selector.core.units import printable
 
 if TYPE_CHECKING:
     from selector.core.prediction import Predictions
@@ -79,7 +80,7 @@ def compare(
         document(found.to_dict())
         return
     for line in found.summary():
-        typer.echo(line)
+        say(line, err=False)
     print_rows(comparing.HEADERS, comparing.table(found), numeric=range(1, len(comparing.HEADERS)))
     for what, differences in (("setting", found.settings), ("version", found.versions)):
         if differences:
@@ -160,7 +161,7 @@ def predict(
     elif file is not None:
         pass  # they are in the file
     elif csv:
-        typer.echo(found.to_csv(), nl=False)
+        typer.echo(printable(found.to_csv()) if sys.stdout.isatty() else found.to_csv(), nl=False)
     else:
         print_rows(*found.table(top))
     for row in found.errors:

@@ -156,7 +156,7 @@ def _finish_several(rankings: Rankings, *, as_json: bool) -> int:
         if len(rows) > MODELS_SHOWN:
             typer.echo(f"and {len(rows) - MODELS_SHOWN} more models")
         for line in summary(found):
-            typer.echo(line)
+            say(line, err=False)
     if rankings.path is not None:
         say(f"overview: {rankings.path / OVERVIEW_FILE}")
     codes = [exit_code(ranking) for ranking in rankings.rankings]
@@ -172,7 +172,7 @@ def _tell_what_to_do(ranking: Ranking) -> None:
     found = advice(ranking)
     tuning_log = [str(line) for line in ranking.confirmation.get("tuning_log", ())]
     for line in ("", found.headline, *found.sure, *found.others, *tuning_log):
-        typer.echo(line)
+        say(line, err=False)
 
 
 def _show_plans(plans: Any, *, as_json: bool) -> None:
@@ -216,7 +216,7 @@ def _show_plan(plan: Plan) -> None:
     typer.echo(f"{plan.decoded} items of all splits are read and prepared")
     for reason, names in (plan.unusable or {}).items():
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        typer.echo(f"not usable: {listed}: {reason}")
+        say(f"not usable: {listed}: {reason}", err=False)
     beside = {"decoded images": plan.pixel_bytes, "compiled models, at most": plan.compiled_bytes}
     kept = [
         f"{format_size(plan.disk_bytes)} of rows",
@@ -237,7 +237,7 @@ def _show_plan(plan: Plan) -> None:
             f"memory: {format_size(plan.free_bytes)} are free{cards}; a model adds 'to scan' and 'to train' (items at once)"
         )
     for note in plan.notes:
-        typer.echo(note)
+        say(note, err=False)
 
 
 @guarded

@@ -34,18 +34,28 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no JSON object.
     """
     try:
-        text = read_file(path, LONGEST).decode("utf-8")
-        check_json(text)
-        data = json.loads(text)
+        data = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise
-    except RecursionError:
-        raise ConfigError(f"{path} cannot be read: it is nested too deeply; {advice}.") from None
     except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8, NUL in a name, a number of 5,000 digits
         raise ConfigError(f"{path} cannot be read: {error}; {advice}.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} cannot be read: expected a JSON object, found {type(data).__name__}; {advice}.")
     return data
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of somebody else.
+
+    Raises:
+        OSError, ValueError: it cannot be read, is no JSON, is nested too deeply, or takes too much memory.
+    """
+    text = read_file(path, LONGEST).decode("utf-8")
+    check_json(text)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def checked(form: type[T] | TypeAdapter[T], data: Any, where: object, advice: str, below: str = "") -> T:

@@ -126,16 +126,16 @@ def words(value: str | Sequence[Any] | None) -> list[Any]:
     return [part for part in (part.strip() if isinstance(part, str) else part for part in parts) if part != ""]
 
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def printable(text: str) -> str:
+def printable(text: str, *, as_json: bool = False) -> str:
     """A text of others for a terminal: what would move its cursor, color it or turn its lines round is spelled out.
 
     >>> print(printable("\x1b[31mred"))
     \\x1b[31mred
     """
-    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}" if as_json else ascii(found[0])[1:-1], text)
 
 
 def inert(cell: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from selector import modalities
 from selector.core.contracts import SPLITS, UNLABELED, Target
-from selector.core.errors import ConfigError, OptionError, TargetError
+from selector.core.errors import ConfigError, OptionError, TargetError, first_line
 from selector.core.label_kinds import noun_of
 from selector.core.options import BOXES, HUB, IMAGES, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, describe
 from selector.data._hashing import HashMode
@@ -229,8 +229,10 @@ def load_origin(origin: Mapping[str, Any] | None, *, hash_mode: HashMode = "mtim
     """
     if origin is None:
         raise TargetError("the target was built from objects in memory; pass the same data again.")
-    target = _load(origin["path"], LoadOptions.of(hash_mode=hash_mode, **origin["options"]), strict=False)
-    return repeated(target, origin["steps"])
+    if not isinstance(origin.get("options"), dict):
+        raise TargetError("target.origin does not say how the data were read; pass the same data again.")
+    options = LoadOptions.of(hash_mode=hash_mode, **origin["options"])
+    return repeated(_load(origin.get("path"), options, strict=False), origin.get("steps", ()))
 
 
 def _take(target: Target, keep: np.ndarray, notes: Iterable[str], step: dict[str, Any], whole: str = "") -> Target:
@@ -332,12 +334,17 @@ def without(
 
 def repeated(target: Target, steps: Iterable[Mapping[str, Any]]) -> Target:
     """The target after the steps that another loading of the same data recorded: items drawn, items left out."""
-    for step in steps:
-        if "subsample" in step:
-            target = subsample(target, **step["subsample"])
-        else:
-            reasons = dict(step["without"])
-            target = without(target, {i: reasons[value] for i, value in enumerate(target.hashes) if value in reasons})
+    try:
+        for step in steps:
+            if "subsample" in step:
+                target = subsample(target, **step["subsample"])
+            else:
+                reasons = dict(step["without"])
+                target = without(target, {i: reasons[h] for i, h in enumerate(target.hashes) if h in reasons})
+    except (KeyError, TypeError, ValueError) as error:
+        raise TargetError(
+            f"target.origin.steps: no step is written so ({first_line(error)}); scan it again."
+        ) from error
     return target
 
 

@@ -35,13 +35,14 @@ def holds(root: Path, keep: Callable[[str], bool], depth: int = 3) -> Path | Non
     try:
         with os.scandir(root) as entries:
             some = sorted(islice(entries, _LOOKED_AT), key=lambda entry: entry.name)
+        some = [entry for entry in some if not entry.name.startswith(".")]
+        found = next((Path(entry.path) for entry in some if keep(entry.name) and entry.is_file()), None)
+        some = [entry for entry in some if entry.is_dir()]
     except OSError:
         return None  # reading it says why
-    some = [entry for entry in some if not entry.name.startswith(".")]
-    found = next((Path(entry.path) for entry in some if keep(entry.name) and entry.is_file()), None)
     if found is not None or not depth:
         return found
-    below = (holds(Path(entry.path), keep, depth - 1) for entry in some if entry.is_dir())
+    below = (holds(Path(entry.path), keep, depth - 1) for entry in some)
     return next((path for path in below if path is not None), None)
 
 

@@ -29,7 +29,7 @@ def hub_repository(spec: Mapping[str, Any]) -> str | None:
 
     if spec.get("weights") is not None or not spec.get("source"):
         return None
-    known = ModelSpec.model_validate(dict(spec))
+    known = ModelSpec(**spec)
     asked: Any = getattr(registry.get(known.source_name), "repository", None)
     return None if asked is None else asked(known)
 

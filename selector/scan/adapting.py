@@ -18,7 +18,7 @@ from selector import tasks
 from selector.config import ConfirmConfig
 from selector.core.atomic import write_atomic
 from selector.core.contracts import UNLABELED, Target
-from selector.core.documents import plain
+from selector.core.documents import plain, read_json
 from selector.core.errors import ConfigError, OptionError, did_you_mean
 from selector.core.input_files import open_file, read_arrays
 from selector.core.units import inert
@@ -143,8 +143,8 @@ def read_labels(folder: Path) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        return {str(key): int(value) for key, value in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        return {str(key): int(value) for key, value in read_json(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); remove it and give the answers again.") from None
 
 

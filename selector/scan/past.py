@@ -189,7 +189,7 @@ def _rows_of(model: ModelResult, target: Mapping[str, Any], run: str) -> Iterabl
         "target": str(target["fingerprint"]),
         "target_name": str(target.get("name") or ""),
         "model": model.name,
-        "source": identity_of(ModelSpec.model_validate(dict(model.spec))),
+        "source": identity_of(ModelSpec(**model.spec)),
         "run": run,
         "facts": dict(model.facts),
         "items": int((target.get("splits") or {}).get("val", 0)),

@@ -218,7 +218,9 @@ def _as_confirmed(
     ranking: Ranking, trust_zoo: bool, target: Any, progress: ProgressCallback | bool | None
 ) -> ConfirmConfig:
     """The options of the run's confirmation, for the same once more."""
-    recorded = ConfirmConfig.from_record(ranking.settings.get("confirm", {}))
+    kept = ranking.settings.get("confirm")
+    known = ConfirmConfig().training_record()  # where it runs and whom it tells is no matter of a file
+    recorded = ConfirmConfig.from_record({k: kept[k] for k in known if k in kept} if isinstance(kept, dict) else {})
     asked = {"trust_zoo": trust_zoo, "target": target, "progress": progress, "overwrite": True}
     return recorded.model_copy(update=asked)
 
@@ -238,7 +240,7 @@ def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
 def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, notify: ProgressCallback) -> Ranking:
     if not isinstance(ranking, Ranking):
         ranking = load_ranking(ranking)
-    specs = [ModelSpec.model_validate(dict(m.spec)) for m in ranking if m.status == "ok"]
+    specs = [ModelSpec(**m.spec) for m in ranking if m.status == "ok"]
     if not specs:
         raise ConfigError("no model of this run finished, so there is none to confirm; its report says why.")
     if config.models is not None:

@@ -15,12 +15,13 @@ from selector import modalities, tasks
 from selector.config import ScanConfig
 from selector.core.contracts import UNLABELED, Preprocess, Target
 from selector.core.costs import Cost
-from selector.core.errors import SourceError
+from selector.core.errors import ConfigError, StoreError
 from selector.core.system import visible_cards
 from selector.core.units import format_duration
 from selector.extract.job import wanted_of
 from selector.extract.known_costs import Costs
 from selector.modalities.image import pixel_limit
+from selector.run.job import Failure
 from selector.scan.checks import (
     check_for_target,
     check_names,
@@ -201,8 +202,10 @@ def _look(
                 limits.check_cost(cost)
     except OverLimit as error:
         return _Found(spec, note=f"excluded: {error}")
-    except (SourceError, OSError) as error:
-        return _Found(spec, note=str(error), unread=len(hashes))
+    except (StoreError, ConfigError):
+        raise
+    except Exception as error:  # noqa: BLE001  one model's failure must not end the plan
+        return _Found(spec, note=Failure.of(error).reason, unread=len(hashes))
     missing = len(hashes)
     if entry is not None:
         rows = entry.missing(hashes)

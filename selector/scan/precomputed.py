@@ -128,7 +128,7 @@ def confirm_rows(ranking: Ranking, extraction: Extraction, config: ConfirmConfig
     Raises:
         OptionError: a choice by scores that saw the test split.
     """
-    specs = [ModelSpec.model_validate(dict(m.spec)) for m in ranking if m.status == "ok"]
+    specs = [ModelSpec(**m.spec) for m in ranking if m.status == "ok"]
     top_k = len(specs) if config.top_k is None else config.top_k
     if ranking.settings.get(ALL_ROWS) and top_k < len(specs):
         raise OptionError(

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 
 from selector import modalities, sources
 from selector.core.contracts import Target
-from selector.core.errors import ConfigError, SourceError, ZooError, did_you_mean
+from selector.core.errors import ConfigError, ZooError, did_you_mean
 from selector.core.label_kinds import noun_of
 from selector.core.units import words
+from selector.run.job import Failure
 from selector.scan.candidate import Candidate
 from selector.zoo import ModelSpec, Pooling, TextSettings, Zoo, check_trusted, load_zoo, select
 from selector.zoo.spec import at_place, network_of
@@ -194,8 +195,8 @@ def check_zoo(
         try:
             check_trusted(spec, trusted)
             sources.registry.get(spec.source_name).identify(spec)
-        except SourceError as error:
-            found.append(Usable(spec.name, spec.source, False, str(error)))
+        except Exception as error:  # noqa: BLE001  files of others make libraries raise anything
+            found.append(Usable(spec.name, spec.source, False, Failure.of(error).reason))
         else:
             found.append(Usable(spec.name, spec.source, True))
     return found

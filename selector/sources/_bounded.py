@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from selector.core.errors import SourceError, first_line
-from selector.core.input_files import check_unpacked
+from selector.core.input_files import check_status, check_unpacked
 
 _OWN = 4  # times the weights: the network, and what is computed for its start; anything beside it is checked
 _TENSORS, _MORE_TENSORS = 100, 10_000  # made for each tensor of the weights, and beside them
@@ -71,6 +72,7 @@ def bounded_by(weights: Path, where: str) -> Bounded:
         SourceError: the file cannot be read.
     """
     try:
+        check_status(weights.stat(), weights, sys.maxsize)
         with safe_open(weights, "pt") as file:
             tensors = len(file.keys())
         return Bounded(where, weights.stat().st_size, _TENSORS * tensors + _MORE_TENSORS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
+from selector.core import documents
 from selector.core.errors import SourceError, did_you_mean, first_line
 
 _OF_THE_TRAINING = frozenset(
@@ -116,6 +116,6 @@ def read_json(path: Path, model: str) -> Any:
         SourceError: it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return documents.read_json(path)
     except (OSError, ValueError) as error:
         raise SourceError(f"{model}: {path} cannot be read: {first_line(error)}") from None

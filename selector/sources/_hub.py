@@ -72,6 +72,8 @@ def split_revision(repo: str) -> tuple[str, str | None]:
     (('org/name', 'v2'), ('org/name', None))
     """
     name, _, revision = repo.partition("@")
+    if ".." in revision.split("/") or revision.startswith("/"):  # it is looked up as a file of the cache
+        raise SourceError(f"'{repo}': the revision '{revision}' leads elsewhere; give a branch, a tag or a commit.")
     return name, revision or None
 
 

@@ -15,8 +15,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from selector.core.contracts import Encoder, TextPreprocess, Words
+from selector.core.documents import LONGEST
 from selector.core.errors import SourceError, first_line
+from selector.core.input_files import read_file
 from selector.modalities.text import TextTokenizer, Tokens
+from selector.modalities.tokens.tokenizer import parse_tokenizer
 from selector.sources._text_path import LAST, MEAN, WORD_POOLINGS, TextPath, TextPooling
 from selector.sources._weights import identity_at
 
@@ -200,13 +203,10 @@ def read_tokenizer(spec: ModelSpec) -> str:
     """
     assert spec.text is not None
     assert spec.text.tokenizer is not None
-    from tokenizers import Tokenizer
-
     path = spec.text.tokenizer.path()
     try:
-        text = path.read_text(encoding="utf-8")
-        backend = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
+        backend = parse_tokenizer(read_file(path, LONGEST).decode("utf-8"))
+    except (OSError, ValueError, SourceError) as error:
         raise SourceError(f"{spec.name}: tokenizer {path} cannot be read: {error}") from None
     backend.no_padding()
     backend.no_truncation()

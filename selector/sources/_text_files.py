@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selector.core.documents import LONGEST, read_json
 from selector.core.errors import SourceError, WeightsMissing
+from selector.core.input_files import check_status
 from selector.sources import _hub, _weights
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ class ModelFiles:
         weights = "+".join(file.content for file in self.weights) if self.weights else _weights.RANDOM_START
         found: dict[str, Any] = {"weights": weights}
         if self.folder is not None:
-            paths = [(name, self.folder / name) for name in _SETTINGS]
-            found["files"] = {name: _weights.content_hash(path) for name, path in paths if path.is_file()}
+            paths = {name: self.folder / name for name in _SETTINGS if (self.folder / name).is_file()}
+            for path in paths.values():
+                check_status(path.stat(), path, LONGEST)
+            found["files"] = {name: _weights.content_hash(path) for name, path in paths.items()}
         return found
 
     def read(self, name: str) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class ModelFiles:
         if self.folder is None or not (self.folder / name).is_file():
             return {}
         try:
-            data = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            data = read_json(self.folder / name)
         except (OSError, ValueError) as error:
             raise SourceError(f"{self.folder / name} cannot be read: {error}") from None
         return data if isinstance(data, dict) else {"list": data}
@@ -132,7 +135,7 @@ def _shards(spec: ModelSpec, index: Path) -> list[str]:
     if index.suffix != ".json":
         return [index.name]
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise SourceError(f"{spec.name}: {index} cannot be read: {error}") from None
     if any(Path(name).name != name for name in names):

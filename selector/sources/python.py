@@ -30,6 +30,7 @@ from selector.core.contracts import Encoder, Preprocess
 from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _weights, source
 from selector.sources._last_linear import WithLastLinear, is_timm_like, without_head
+from selector.zoo.trust import OWN_FACTORIES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +76,8 @@ class PythonSource:
 
         identity = self.identify(spec)
         network = PythonNetwork(spec.model_id, spec.kwargs)
-        module = run_quietly(lambda: network.create(None), spec, f"{spec.model_id} failed")
+        settings = spec.kwargs if spec.model_id in OWN_FACTORIES else {}  # those of other factories are trusted
+        module = run_quietly(lambda: network.create(None), spec, f"{spec.model_id} failed", settings)
         if spec.weights is not None and spec.weights != "none":
             path = spec.weights.path()
             state = _weights.read_state_dict(path)

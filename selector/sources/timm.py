@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from selector.core.contracts import Encoder, Preprocess
+from selector.core.documents import read_json
 from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.sources import _hub, _index, _weights, source
 from selector.sources._network import Network
@@ -202,16 +202,18 @@ def _hub_file(spec: ModelSpec) -> _hub.HubFile:
 def _hub_config(file: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(architecture, pretrained configuration, arguments) of a model that was pushed to the hub."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        architecture = data["architecture"]
+        data = read_json(file)
+        architecture, arguments = data["architecture"], dict(data.get("model_args") or {})
         config = dict(data.get("pretrained_cfg") or data)
-    except (ValueError, KeyError, TypeError):
+        if not isinstance(architecture, str):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(
             f"{file}: not the configuration of a timm model (no 'architecture'); models of other libraries are not read."
         ) from None
     if "num_classes" in data:
         config["num_classes"] = data["num_classes"]
-    return architecture, _plain_config(config), dict(data.get("model_args") or {})
+    return architecture, _plain_config(config), arguments
 
 
 _ORIGINS = frozenset({"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "label_names"})

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from selector.core.contracts import Encoder, TextPreprocess, TruncationSide
 from selector.core.errors import SourceError, ZooError, first_line
+from selector.modalities.tokens.tokenizer import panics_as_errors, parse_tokenizer
 from selector.sources import _hub, _weights, source
 from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running
 from selector.sources._text_files import PICKLED, TOKENIZERS, WEIGHTS, ModelFiles, find_files
@@ -67,17 +68,6 @@ class TransformersSource:
             raise ZooError(f"{self.prefix}:{pattern}: name the model in full; a wildcard cannot list the hub.")
         return [pattern]
 
-    def layers(self, spec: ModelSpec) -> list[str]:
-        """Numbers of the layers, from the configuration; empty where it cannot be read (loading will say why)."""
-        try:
-            config = {**find_files(spec).read("config.json"), **spec.kwargs}
-        except SourceError:
-            return []
-        count = next(
-            (config[key] for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in config), 0
-        )
-        return [str(i + 1) for i in range(int(count))]
-
     def repository(self, spec: ModelSpec) -> str | None:
         """The hub repository of the weights; None for a folder on this machine."""
         here = spec.model_id.startswith((".", "/")) or (Path(spec.base or ".") / spec.model_id).is_dir()
@@ -97,7 +87,13 @@ class TransformersSource:
         identity = self.identify(spec)
         files = find_files(spec)
         backbone = load_backbone(spec, files)
-        return TransformersEncoder(spec, files, backbone, identity)
+        try:
+            return TransformersEncoder(spec, files, backbone, identity)
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            # small files beside the weights that hold something of another type
+            raise SourceError(
+                f"{spec.name}: a setting in {files.folder} cannot be used: {first_line(error)}"
+            ) from error
 
     def sketch(self, spec: ModelSpec) -> Sketch:
         """See ``_sketch``; from the configuration alone."""
@@ -380,7 +376,9 @@ def read_tokenizer_files(spec: ModelSpec, files: ModelFiles) -> tuple[str, int |
     }
     names = (*TOKENIZERS, "merges.txt", "added_tokens.json", "special_tokens_map.json")
     try:
-        with _alone(files, names, config=config, tokenizer_config=said) as place:
+        if (files.folder / TOKENIZERS[0]).is_file():
+            parse_tokenizer((files.folder / TOKENIZERS[0]).read_text(encoding="utf-8"))  # before the library does
+        with _alone(files, names, config=config, tokenizer_config=said) as place, panics_as_errors():
             found = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
         backend = found.backend_tokenizer
         backend.no_padding()

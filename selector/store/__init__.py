@@ -210,11 +210,6 @@ class FeatureStore:
         return self._beside("trainings")
 
     @property
-    def working_folder(self) -> Path:
-        """Where it is written which network a process works on; on this machine also when the store is not."""
-        return self._beside("working")
-
-    @property
     def cache_ceiling(self) -> int:
         """Bytes that decoded pixels and compiled networks may take together: they are made again from what is at hand.
 

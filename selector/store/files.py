@@ -222,7 +222,7 @@ class RemoteFiles:
             return function(*args, **kwargs)
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except Exception as error:  # s3 raises errors of its own where there are no credentials
             raise StoreError(f"the store {self.where} cannot be reached ({what}): {error}.") from error
 
 

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from selector.core.errors import ZooError, did_you_mean
+from selector.core.input_files import read_file
 from selector.core.units import words
 from selector.zoo.own import as_spec, is_module
 from selector.zoo.own import make_spec as Model
@@ -96,7 +97,7 @@ def load_zoo(
 
 def _read(path: Path, *, trusted: bool) -> Zoo:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, _LONGEST, "split it").decode("utf-8")
     except OSError as error:
         raise ZooError(
             f"zoo file {path} cannot be read ({error.strerror}); give an existing YAML file with --zoo."
@@ -199,6 +200,7 @@ def _unique(zoo: Zoo, lines: dict[Location, int], where: str) -> Zoo:
     return zoo
 
 
+_LONGEST = 16 << 20  # bytes of a file
 _MOST_NODES = 100_000  # of a zoo with all aliases written out; the shipped one has a few thousand
 _DEEPEST = 50
 

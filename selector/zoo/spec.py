@@ -51,16 +51,16 @@ class WeightsFile(_Strict):
     or next to the zoo file. ``file`` may not leave that folder."""
 
     file: str
-    package: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w-]*$")
-    env: str | None = None
+    package: str | None = Field(default=None, pattern=r"^[A-Za-z][\w-]*$")  # not __main__
+    env: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
     mapping: Literal["by_name", "by_position"] = "by_name"
     base: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
     @field_validator("file")
     @classmethod
     def _confined(cls, value: str) -> str:
-        if Path(value).is_absolute() or ".." in Path(value).parts:
-            raise ValueError(f"the path '{value}' must stay inside its folder; give 'package' or 'env' for another one")
+        if Path(value).is_absolute() or ".." in Path(value).parts or not value.isprintable():
+            raise ValueError(f"the path {value!a} must stay inside its folder; give 'package' or 'env' for another one")
         return value
 
     def path(self) -> Path:

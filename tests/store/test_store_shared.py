@@ -38,7 +38,7 @@ def test_a_folder_that_machines_share_keeps_pixels_with_each_machine(
     monkeypatch.setenv("SELECTOR_CACHE", str(tmp_path / "cache"))
     store = FeatureStore(tmp_path / "mounted")
     assert store.address == str(tmp_path / "mounted")
-    for folder in (store.pixels_folder, store.compiled_folder, store.trainings_folder, store.working_folder):
+    for folder in (store.pixels_folder, store.compiled_folder, store.trainings_folder):
         assert folder.is_relative_to(tmp_path / "cache")
     fill(store.entry(IDENTITY), range(5))
     with store.lock("work"):

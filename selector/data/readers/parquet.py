@@ -373,7 +373,7 @@ def _image_bytes(value: Any, file: Path, row: int) -> memoryview:
 def _features(schema: pa.Schema) -> dict[str, Any]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 

@@ -15,8 +15,9 @@ import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from selector.core.contracts import LongTexts, RawText, TextPreprocess, TruncationSide, Words
-from selector.core.documents import checked
+from selector.core.documents import LONGEST, checked
 from selector.core.errors import ConfigError, TargetError, first_line
+from selector.core.input_files import read_file
 from selector.data._text_rows import json_lines as read_json_lines
 from selector.data._text_rows import read_csv, read_utf8
 from selector.data.readers.parquet import DAMAGE, column_cells
@@ -211,7 +212,7 @@ class TextSerializer(Serializer):
         """See ``Serializer``; the tokenizer is checked against the configuration."""
         path = folder / TOKENIZER
         try:
-            preprocess = TextPreprocess.from_dict(data, path.read_text(encoding="utf-8"))
+            preprocess = TextPreprocess.from_dict(data, read_file(path, LONGEST).decode("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the tokenizer {path} cannot be read ({error}); save the model again.") from None
         if preprocess.to_dict()["tokenizer"] != data["tokenizer"]:

@@ -6,7 +6,10 @@ that a text means the same everywhere. Nothing here imports torch; ``tokens.Toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ import numpy as np
 import xxhash
 
 from selector.core.contracts import Words
-from selector.core.errors import ConfigError, TargetError
+from selector.core.errors import ConfigError, SelectorError, SourceError, TargetError, first_line
 from selector.modalities.tokens import SECOND, SPECIAL, TokenizedText
 
 if TYPE_CHECKING:
@@ -97,20 +100,70 @@ def _why_no_words(words: Words) -> str:
 # ---------------------------------------------------------------------------- tokens
 
 
+LONGEST_PROMPT = 10_000
+"""Characters that are put before each text."""
+
+_INSERTED = ("content", "prepend", "ids", "single", "pair", "continuing_subword_prefix", "end_of_word_suffix")
+_MOST_GROWTH = 1000  # usual are 10 to 40
+
+
+def parse_tokenizer(text: str) -> Any:
+    """A tokenizer of the ``tokenizers`` library from the JSON of somebody else.
+
+    Raises:
+        ConfigError: the extra ``text`` is not installed.
+        SourceError: it cannot be read, or its rules make a long text of a short one: 40 that double each ``a`` end the process.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ConfigError(f"texts need the extra 'text' ({error}); run: pip install 'zoo-selector[text]'") from None
+    try:
+        data = json.loads(text)
+        affixes = {key: data["model"].get(key) for key in _INSERTED}
+        if _growth([affixes, data.get("normalizer"), data.get("post_processor")]) > _MOST_GROWTH:
+            raise ValueError("its rules make a long text of a short one")
+        with panics_as_errors():
+            return Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001  the library raises plain Exceptions
+        raise SourceError(f"the tokenizer cannot be used: {first_line(error)}") from None
+
+
+def _growth(rules: Any) -> int:
+    """How much longer the rules of a tokenizer make a text, at most: by the lengths of all that they put into it."""
+    if isinstance(rules, list):
+        return math.prod(map(_growth, rules))
+    put = [rules.get(key) for key in _INSERTED] if isinstance(rules, dict) else []
+    own = math.prod(len(each) for each in put if each and isinstance(each, str | list))
+    return own * math.prod(map(_growth, rules.values())) if isinstance(rules, dict) else 1
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """What ends code in Rust is no ``Exception``: here it is a ``ValueError``."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(first_line(error)) from None
+
+
 class TextTokenizer:
     """Texts to token ids, as a ``TextPreprocess`` says.
 
     Raises:
         ConfigError: the extra ``text`` is not installed.
+        SourceError: as ``parse_tokenizer``, or a prompt longer than ``LONGEST_PROMPT``.
     """
 
     def __init__(self, preprocess: TextPreprocess) -> None:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise ConfigError(f"texts need the extra 'text' ({error}); run: pip install 'zoo-selector[text]'") from None
+        if len(preprocess.prompt) > LONGEST_PROMPT:
+            raise SourceError(
+                f"a prompt has {len(preprocess.prompt):,} characters, expected at most {LONGEST_PROMPT:,}."
+            )
         self.preprocess = preprocess
-        self._single = Tokenizer.from_str(preprocess.tokenizer)
+        self._single = parse_tokenizer(preprocess.tokenizer)
         self._single.no_padding()
         self._windows = preprocess.long_texts == "window" or preprocess.words
         self._stride = preprocess.max_length // _OVERLAP if self._windows else 0
@@ -119,6 +172,15 @@ class TextTokenizer:
 
     def __call__(self, texts: Sequence[RawText | Words]) -> list[TokenizedText]:
         """One entry per text, in order. Cost: some 10,000 short texts a second and core."""
+        try:
+            with panics_as_errors():
+                return self._tokenized(texts)
+        except SelectorError:
+            raise
+        except Exception as error:  # the library raises plain Exceptions
+            raise SourceError(f"the tokenizer fails on a text: {first_line(error)}") from error
+
+    def _tokenized(self, texts: Sequence[RawText | Words]) -> list[TokenizedText]:
         prompt = self.preprocess.prompt
         if self.preprocess.words:
             return self._of_words(texts)
