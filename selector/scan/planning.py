@@ -15,7 +15,7 @@ from selector import modalities, tasks
 from selector.config import ScanConfig
 from selector.core.contracts import UNLABELED, Preprocess, Target
 from selector.core.costs import Cost
-from selector.core.errors import ConfigError, StoreError
+from selector.core.errors import SourceError
 from selector.core.system import visible_cards
 from selector.core.units import format_duration
 from selector.extract.job import wanted_of
@@ -202,9 +202,7 @@ def _look(
                 limits.check_cost(cost)
     except OverLimit as error:
         return _Found(spec, note=f"excluded: {error}")
-    except (StoreError, ConfigError):
-        raise
-    except Exception as error:  # noqa: BLE001  one model's failure must not end the plan
+    except (SourceError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
         return _Found(spec, note=Failure.of(error).reason, unread=len(hashes))
     missing = len(hashes)
     if entry is not None:
