@@ -62,6 +62,14 @@ class ElmoSource:
             raise ZooError(f"elmo:{pattern}: name the model in full; a wildcard cannot list the hub.")
         return [pattern]
 
+    def layers(self, spec: ModelSpec) -> list[str]:
+        """Numbers of the layers, the characters' first; empty where the options cannot be read (loading will say why)."""
+        try:
+            options = _options(spec, _find(spec))
+        except SourceError:
+            return []
+        return [str(i + 1) for i in range(options.lstm.n_layers + 1)]
+
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``."""
         if spec.kwargs:

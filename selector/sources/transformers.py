@@ -56,6 +56,9 @@ _POOLINGS = {"cls": "cls", "mean": "mean", "max": "max", "weightedmean": "weight
 """By their names in sentence-transformers."""
 
 
+_MOST_LAYERS = 1000  # that a configuration may claim before it is loaded
+
+
 @source("transformers")
 class TransformersSource:
     """The ``transformers:`` source."""
@@ -67,6 +70,16 @@ class TransformersSource:
         if any(char in pattern for char in "*?["):
             raise ZooError(f"{self.prefix}:{pattern}: name the model in full; a wildcard cannot list the hub.")
         return [pattern]
+
+    def layers(self, spec: ModelSpec) -> list[str]:
+        """Numbers of the layers, from the configuration; empty where it cannot be read (loading will say why)."""
+        try:
+            config = {**find_files(spec).read("config.json"), **spec.kwargs}
+        except SourceError:
+            return []
+        names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+        count = next((config[key] for key in names if key in config), 0)
+        return [str(i + 1) for i in range(count)] if isinstance(count, int) and count <= _MOST_LAYERS else []
 
     def repository(self, spec: ModelSpec) -> str | None:
         """The hub repository of the weights; None for a folder on this machine."""

@@ -302,6 +302,7 @@ def test_a_reading_is_what_loading_there_gives(folder: Path) -> None:
         assert (read.blocks, read.num_parameters) == (loaded.blocks, loaded.num_parameters)
         with torch.no_grad():
             torch.testing.assert_close(encoder.encode_variants(batch, [read])[0], loaded.encode(batch))
+    assert registry.get("elmo").layers(spec) == ["1", "2", "3"]  # type: ignore[attr-defined]
 
 
 def test_the_identity_is_of_the_content(folder: Path, tmp_path: Path) -> None:
@@ -447,6 +448,7 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         load(folder)
     with pytest.raises(WeightsMissing, match=r"weights.hdf5 needs its options.json beside it"):
         load(folder, weights={"file": "weights.hdf5", "base": str(folder)})
+    assert registry.get("elmo").layers(ModelSpec(source=f"elmo:{folder}")) == []  # type: ignore[attr-defined]
     (folder / "options.json").write_text("{")
     with pytest.raises(SourceError, match=r"options.json cannot be read: JSONDecodeError"):
         load(folder)
