@@ -4,7 +4,7 @@
 |---|---|---|
 | `python:` entries need trust | `zoo.trust.check_trusted` | `zoo/test_zoo.py::test_code_runs_only_from_trusted_zoos` |
 | recipes of saved models need trust | `zoo.trust.check_recipe_trusted` | `deploy/test_deploy.py::test_code_of_others_runs_only_when_trusted` |
-| no run claims trust for itself | `results.load_ranking` | `scan/test_scan.py::test_confirm_does_not_believe_the_trust_that_a_run_claims_for_itself` |
+| no run claims trust for itself | `results.load_ranking` | `test_no_run_claims_trust_for_itself` |
 | a run says neither where it runs nor whom it tells | `scan.pipeline._as_confirmed` | `test_labels_are_taken_where_the_caller_says` |
 | no zoo file claims trust or a folder | `zoo._refuse_internal` | `zoo/test_zoo.py::test_wrong_files_are_explained_with_their_line` |
 | YAML makes plain values only | `zoo._read` | `test_a_zoo_is_plain_yaml_in_a_regular_file` |
@@ -284,3 +284,7 @@ def test_a_pipe_in_the_folder_of_a_model_is_not_waited_for(scanned: Path, tmp_pa
     os.mkfifo(run / "best" / "config.json")
     with pytest.raises(SelectorError):
         load_model(run)
+
+
+def test_no_run_claims_trust_for_itself(scanned: Path, tmp_path: Path) -> None:
+    assert not load_ranking(changed(scanned, tmp_path, lambda document: document.update(trusted=True))).trusted
