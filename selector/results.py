@@ -116,9 +116,13 @@ class PredictedValue:
     """A measured metric as it is expected, calibrated on confirmed pairs; never shown among measured values.
 
     Attributes:
-        value, low, high: with its 90% interval, from the residuals of the pairs.
-        metric, strategy: what is predicted.
-        pairs, targets: how many confirmed models on how many targets it was calibrated on.
+        value: in the unit of the metric.
+        low: lower end of its 90% interval, from the residuals of the pairs.
+        high: its upper end.
+        metric: what is predicted.
+        strategy: of the training that it is predicted for.
+        pairs: confirmed models that it was calibrated on.
+        targets: that these were confirmed on.
     """
 
     value: Number
@@ -307,8 +311,8 @@ class StoredRanking:
             of it), history (every training of every round), epsilon_best, advice, p_best, settled;
             empty before a confirmation.
         path: the run's folder once it is saved.
-        loaded_target, trusted: the target, and whether its zoo may run code, in the process that made the ranking;
-            neither is written.
+        loaded_target: the target, in the process that made the ranking; not written.
+        trusted: whether its zoo may run code, in that process; not written.
     """
 
     target: Mapping[str, Any]

@@ -48,7 +48,8 @@ class Score:
 
     Attributes:
         value: the score.
-        low, high: 90% interval, or None when it was not asked for.
+        low: lower end of the 90% interval, or None when it was not asked for.
+        high: its upper end.
         per_row: contributions (N,) whose mean is ``value``, for scores that are means over rows.
         details: further values by name (accuracy beside a log-likelihood, the strength chosen).
         seconds: time that the value took; ``interval_seconds`` what the interval took on top.

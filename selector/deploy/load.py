@@ -105,8 +105,10 @@ class SavedModel:
     Attributes:
         config: ``config.json``.
         path: its folder.
-        preprocess, class_names: as trained.
-        task: what its outputs mean; ``context`` what validation chose for it (a temperature, thresholds).
+        preprocess: how it reads an item, as trained.
+        class_names: in the order of its outputs.
+        task: what its outputs mean.
+        context: what validation chose for it (a temperature, thresholds).
         pairs: whether it reads pairs of texts; None where its record does not say.
         module: the network (B, C, H, W), or tokens of B texts, -> logits (B, K), built on first use.
     """

@@ -20,7 +20,10 @@ class TimmFacts:
 
     Attributes:
         img_size: side in pixels that the figures hold for.
-        imagenet, real, rendition, sketch: top-1 in per cent on ImageNet-1k, its ReaL labels, ImageNet-R and Sketch.
+        imagenet: top-1 in per cent on ImageNet-1k.
+        real: likewise on its ReaL labels.
+        rendition: likewise on ImageNet-R.
+        sketch: likewise on ImageNet-Sketch.
         parameters: count, the head of the source task included.
         operations: multiply-adds an image of that size.
     """
