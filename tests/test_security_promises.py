@@ -13,7 +13,7 @@
 | only listed types, no kernels of others | `sources._transformer._refuse_foreign` | `sources/test_transformers.py::test_only_networks_of_the_list_are_built`, `test_kernels_of_a_repository_are_not_fetched` |
 | settings name no file, address or repository | `sources._weights.require_plain` | `sources/test_timm.py::test_settings_name_nothing_elsewhere` |
 | a revision is no path | `sources._hub.split_revision` | `test_a_revision_leads_nowhere_else` |
-| weights stay in their folder | `zoo.spec.WeightsFile` | `zoo/test_zoo.py::test_wrong_files_are_explained_with_their_line`, `test_weights_that_are_missing_say_what_to_do` |
+| weights stay in their folder | `zoo.spec.WeightsFile` | `zoo/test_zoo.py::test_weights_that_are_missing_say_what_to_do`, `zoo/test_zoo.py::test_wrong_files_are_explained_with_their_line` |
 | so do external data of ONNX | `sources.onnx._external` | `test_external_data_stay_in_their_folder` |
 | regular files only | `core.input_files.check_status` | `core/test_input_files.py::test_data_name_regular_files_that_are_images`, `test_files_of_a_saved_model_are_regular` |
 | pixels are limited | `modalities.pixels.decode.check_header` | `modalities/test_images.py::test_decompression_bombs_are_refused_from_the_header` |
