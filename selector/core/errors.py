@@ -75,6 +75,10 @@ class SourceError(SelectorError):
     """One model cannot be loaded or run. In a scan it is a row with a status, not the end."""
 
 
+MALFORMED = (SourceError, OSError, ValueError, TypeError, LookupError, RuntimeError)
+"""What looking a model up raises where its files or settings are not what they say: it costs the model's own row."""
+
+
 class WeightsMissing(SourceError):
     """The weights of a model are not on this machine and may not or cannot be fetched."""
 

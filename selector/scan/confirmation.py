@@ -37,7 +37,7 @@ from selector.scan.checks import save_run
 from selector.scan.dataset_view import illustrated, ordered
 from selector.scan.extraction import Extraction
 from selector.scan.past import confirmed_results, open_history, predicted, written_history
-from selector.tuning.plan import BACKWARD, GOOD_EPOCHS, StrategyCost, least_budget, usual_steps
+from selector.tuning.plan import GOOD_EPOCHS, StrategyCost, least_budget, usual_steps
 from selector.zoo import ModelSpec
 from selector.zoo.spec import network_of
 
@@ -156,7 +156,7 @@ def confirm_leading(
     )
     if result.best is not None:
         best = confirmed[result.best.name]
-        handed = next(m for m in best.measurements if m.strategy == result.best.strategy and m.status == "ok")
+        handed = _handed_over(best.measurements, result.best.strategy)
         confirmed = with_caveat(confirmed, majority(best.name, handed, target))
         with working_on(best.name):
             save_model(folder / BEST, result.best, confirmed.target, best.measurements, best.spec)
@@ -173,6 +173,11 @@ def _rates_before(ranking: Ranking) -> dict[str, float]:
     }
 
 
+def _handed_over(measurements: Sequence[Measurement], strategy: str) -> Measurement:
+    """The measurement of the model that a fine-tuning stage hands over."""
+    return next(m for m in measurements if m.strategy == strategy and m.status == "ok")
+
+
 def _still_best(ranking: Ranking, result: FineTuningResult, metric: str) -> tuple[str, Measurement] | None:
     """The model that was saved before, and its measurement, where it stays; None where a new one is better on
     validation, or nothing was saved."""
@@ -186,7 +191,7 @@ def _still_best(ranking: Ranking, result: FineTuningResult, metric: str) -> tupl
         return None
     merit, name, old = max(before, key=lambda found: found[0])
     if result.best is not None:
-        new = next(m for m in result.measurements[result.best.name] if m.strategy == result.best.strategy and m.val)
+        new = _handed_over(result.measurements[result.best.name], result.best.strategy)
         if new.merit > merit:
             return None
     return name, old
@@ -390,9 +395,9 @@ def _whole_training(extraction: Extraction, task: Task, spec: ModelSpec, strateg
     that is not known."""
     train, val = (len(extraction.target.indices(split)) for split in ("train", "val"))
     batch = max(1, min(task.batch_size, train))
-    if (step := extraction.estimate(spec, BACKWARD * batch)) is None:
+    if (seconds := extraction.estimate(spec, 1)) is None:
         return None
-    cost = StrategyCost(step, step / (BACKWARD * batch) * val, 1.0)
+    cost = StrategyCost.of_passes(seconds, batch, val)
     return strategies * least_budget(cost, max(1, train // batch), reduced=False, epochs=GOOD_EPOCHS)
 
 

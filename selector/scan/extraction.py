@@ -13,7 +13,7 @@ import numpy as np
 
 from selector import modalities
 from selector.core.contracts import UNLABELED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
-from selector.core.errors import ConfigError, SelectorError, StoreError
+from selector.core.errors import MALFORMED, ConfigError, SelectorError, StoreError
 from selector.core.progress import under_way
 from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, Isolation, layer_specs
 from selector.extract.known_costs import CostMode
@@ -336,14 +336,7 @@ class Extraction:
         try:
             check_trusted(spec, self.job_settings.trusted)  # a source imports packages to look such an entry up
             entry = self.work.entry(spec)
-        except (
-            SelectorError,
-            OSError,
-            ValueError,
-            TypeError,
-            LookupError,
-            RuntimeError,
-        ):  # its extraction reports this
+        except (SelectorError, *MALFORMED):  # its extraction reports this
             return 0
         if entry is None:
             return 0

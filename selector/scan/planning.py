@@ -15,7 +15,7 @@ from selector import modalities, tasks
 from selector.config import ScanConfig
 from selector.core.contracts import UNLABELED, Preprocess, Target
 from selector.core.costs import Cost
-from selector.core.errors import SourceError
+from selector.core.errors import MALFORMED
 from selector.core.system import visible_cards
 from selector.core.units import format_duration
 from selector.extract.job import wanted_of
@@ -32,7 +32,7 @@ from selector.scan.checks import (
     run_folder,
     settled_top_k,
 )
-from selector.scan.dataset_view import offline_hub
+from selector.scan.dataset_view import count_items, offline_hub
 from selector.scan.many import listed
 from selector.scan.memory_fit import FIT, Machine, Room, footprint_of
 from selector.scan.target_scan import SCAN_SHARE
@@ -186,7 +186,7 @@ def _look(
 ) -> _Found:
     entry: Entry | None = None
     cost: Cost | None = None
-    items = len(hashes) if groups is None else len(np.unique(groups))
+    items = count_items(np.arange(len(hashes)), groups)
     facts = store.get("rate", {"network": network_of(spec)}) or {}
     try:
         limits.check_facts(spec)
@@ -202,12 +202,12 @@ def _look(
                 limits.check_cost(cost)
     except OverLimit as error:
         return _Found(spec, note=f"excluded: {error}")
-    except (SourceError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+    except MALFORMED as error:
         return _Found(spec, note=Failure.of(error).reason, unread=len(hashes))
     missing = len(hashes)
     if entry is not None:
         rows = entry.missing(hashes)
-        missing, items = len(rows), len(rows) if groups is None else len(np.unique(groups[rows]))
+        missing, items = len(rows), count_items(rows, groups)
     remembered = store.get("preprocess", {"network": network_of(spec)})
     parameters = spec.params or (entry.meta.get("num_parameters") if entry is not None else None)
     return _Found(
@@ -302,7 +302,7 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
     train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
     batch = max(1, min(task.batch_size, train))
     an_epoch = max(1, train // batch)
-    costs = [plans.StrategyCost(plans.BACKWARD * batch * seconds, val * seconds, 1.0) for seconds, _, _ in names]
+    costs = [plans.StrategyCost.of_passes(seconds, batch, val) for seconds, _, _ in names]
     reserve = 3.0 + test * names[0][0]
     trained = [name for name in config.strategies if name != "frozen"] or ["frozen"]
     found = plans.foresee(
@@ -397,7 +397,7 @@ def _budgeted(found: _Found, data: Target, config: ScanConfig) -> tuple[float, f
     batch = max(1, min(task.batch_size, train))
     an_epoch = max(1, train // batch)
     told = plans.foresee(
-        [plans.StrategyCost(plans.BACKWARD * batch * seconds, val * seconds, 1.0)],
+        [plans.StrategyCost.of_passes(seconds, batch, val)],
         budget=config.seconds - 3.0 - test * seconds,
         max_steps=config.max_steps or plans.usual_steps(an_epoch),
         steps_an_epoch=an_epoch,

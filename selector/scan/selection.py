@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from selector import modalities, sources
 from selector.core.contracts import Target
-from selector.core.errors import ConfigError, SourceError, ZooError, did_you_mean
+from selector.core.errors import MALFORMED, ConfigError, ZooError, did_you_mean
 from selector.core.label_kinds import noun_of
 from selector.core.units import words
 from selector.run.job import Failure
@@ -195,7 +195,7 @@ def check_zoo(
         try:
             check_trusted(spec, trusted)
             sources.registry.get(spec.source_name).identify(spec)
-        except (SourceError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        except MALFORMED as error:
             found.append(Usable(spec.name, spec.source, False, Failure.of(error).reason))
         else:
             found.append(Usable(spec.name, spec.source, True))

@@ -41,6 +41,11 @@ class StrategyCost:
     evaluate: float
     start: float = 0.0
 
+    @classmethod
+    def of_passes(cls, seconds: float, batch: int, val: int) -> StrategyCost:
+        """As foreseen from ``seconds`` of a forward pass of an item, before anything was trained."""
+        return cls(BACKWARD * batch * seconds, val * seconds, 1.0)
+
 
 @dataclass(frozen=True)
 class Round:

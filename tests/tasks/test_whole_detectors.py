@@ -54,6 +54,27 @@ def spec(name: str, weights: Path, side: int = 96) -> ModelSpec:
     return ModelSpec.model_validate({**settings, "weights": weights_of(weights)})
 
 
+def check_learned_and_rebuilt(
+    task: Any, encoder: Any, target: Target, learner: Any, batch: torch.Tensor, source: str
+) -> set[str]:
+    """After a backward pass: what learned is on its side of the division, and a rebuilt detector says the same.
+
+    Returns:
+        names of the parameters that have a gradient.
+    """
+    moved = {key for key, value in learner.named_parameters() if value.grad is not None and value.grad.abs().sum() > 0}
+    assert any(block in key for key in moved for block in encoder.blocks)
+    assert not any(block in key for key in moved if key.startswith(learner.new) for block in encoder.blocks)
+    learner.eval()
+    rebuilt = task.rebuild(task.recipe(encoder, target), sources.registry.get(source).build)
+    rebuilt.load_state_dict(learner.network.state_dict())
+    with torch.inference_mode():
+        for one, other in zip(task.output(rebuilt, batch), learner.predict(batch), strict=True):
+            assert np.array_equal(one["boxes"], other["boxes"])
+            assert set(one["labels"]) <= {0, 1}
+    return moved
+
+
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Up to the epsilon of a normalization."""
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
@@ -99,17 +120,8 @@ def test_all_but_the_class_layers_is_kept(name: str, target: Target, tmp_path: P
     loss = learner.loss(batch, task.annotations(target, np.array([0, 1])))
     assert torch.isfinite(loss)
     loss.backward()
-    moved = {key for key, value in learner.named_parameters() if value.grad is not None and value.grad.abs().sum() > 0}
+    moved = check_learned_and_rebuilt(task, encoder, target, learner, batch, "torchvision")
     assert any(key.startswith(learner.new) for key in moved)
-    assert any(block in key for key in moved for block in encoder.blocks)
-    assert not any(block in key for key in moved if key.startswith(learner.new) for block in encoder.blocks)
-    learner.eval()
-    rebuilt = task.rebuild(task.recipe(encoder, target), sources.registry.get("torchvision").build)
-    rebuilt.load_state_dict(learner.network.state_dict())
-    with torch.inference_mode():
-        for one, other in zip(task.output(rebuilt, batch), learner.predict(batch), strict=True):
-            assert np.array_equal(one["boxes"], other["boxes"])
-            assert set(one["labels"]) <= {0, 1}
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from selector.deploy.export import export_onnx
 from selector.tasks import registry
 from selector.zoo import ModelSpec
 from tests.support.vision_models import DETECTORS, detector
-from tests.tasks.test_whole_detectors import CLASSES, target
+from tests.tasks.test_whole_detectors import CLASSES, check_learned_and_rebuilt, target
 
 __all__ = ["target"]
 
@@ -71,16 +71,7 @@ def test_all_but_the_class_layers_is_kept_and_learns(encoder: Any, target: Targe
         losses.append(float(loss.detach()))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    moved = {key for key, value in learner.named_parameters() if value.grad is not None and value.grad.abs().sum() > 0}
-    assert any(block in key for key in moved for block in encoder.blocks)
-    assert not any(block in key for key in moved if key.startswith(learner.new) for block in encoder.blocks)
-    learner.eval()
-    rebuilt = task.rebuild(task.recipe(encoder, target), sources.registry.get("vision").build)
-    rebuilt.load_state_dict(learner.network.state_dict())
-    with torch.inference_mode():
-        for one, other in zip(task.output(rebuilt, batch), learner.predict(batch), strict=True):
-            assert np.array_equal(one["boxes"], other["boxes"])
-            assert set(one["labels"]) <= {0, 1}
+    check_learned_and_rebuilt(task, encoder, target, learner, batch, "vision")
 
 
 @pytest.mark.parametrize(
