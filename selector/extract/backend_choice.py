@@ -1,9 +1,9 @@
 """How a network is run: which backend, precision and batch size, decided once an encoder.
 
-Where reading all images takes no longer than a trial of backends and precisions would, a table of measured families of
-networks (``backend_table``) and what this machine remembers of earlier trials decide, and a batch or two, by how long
-torch takes for them, check that the features stay the same. Where it takes longer, both are tried on a sample; nothing is
-taken that is not faster and does not give the same features.
+Where reading all images does not take many times as long as a trial of backends and precisions would, a table of measured
+families of networks (``backend_table``) and what this machine remembers of earlier trials decide, and a batch or two, by
+how long torch takes for them, check that the features stay the same. Where it does, both are tried on a sample; nothing
+is taken that is not faster and does not give the same features.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _MIN_BATCH, _MAX_BATCH = 4, 1024
 WORTH_SAYING = 10.0  # seconds that a network would be read sooner with a package that is not installed
 _NOTABLY = 1.03  # a gain below is noise
 _SAME = 0.99  # centered cosine below which a converted network is not the same network
+_TRIAL_SHARE = 1 / 8  # of the time of reading all images that a trial may take: the table is right about most networks
 _LONG = 0.3  # seconds that torch may take for the batches that a known network is compared on, beyond the first
 
 
@@ -206,23 +207,29 @@ def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) ->
     """(backend, precision) as they are known for such a network; None where that must be measured.
 
     A trial reads the sample in float32 and in bfloat16 and may convert the network for it: it is worth its time only
-    where the images that are left take longer.
+    where all images take many times as long. Where they take longer than a trial, bfloat16 is compared on the first
+    images even if most networks of the family lose their features by it.
     """
     known = next(known_ways(trial.encoder, trial.device, store), None)
     if known is None or len(trial.sample) < JUDGED_ON:
         return None
     images = trial.few()
     each = 1 / trial.rates["eager", "float32"]
-    if rows_expected * each / known.over_float32 > JUDGED_ON * each + known.setup:
+    reading, judging = rows_expected * each / known.over_float32, JUDGED_ON * each + known.setup
+    if _TRIAL_SHARE * reading > judging:
         return None
-    other = known.pays(rows_expected * each)
-    name, precision = (known.backend, known.precision) if other else ("eager", known.eager_precision)
+    converts = known.pays(rows_expected * each)
+    name, precision = (known.backend, known.precision) if converts else ("eager", known.eager_precision)
+    if reading > judging:
+        precision = "bfloat16"
     if precision == "bfloat16" and not _may_lower(trial.device, trial.sample):
         precision = "float32"
     if (name, precision) == ("eager", "float32"):
         return name, precision
     if _keeps(trial, name, precision, images):
-        return name, precision
+        if converts or precision == known.eager_precision or trial.rates[name, precision] * each > 1:
+            return name, precision
+        return name, "float32"
     # the network is converted by now: the same in float32 costs a compilation, a search more than it saves
     converted = name != "eager" and precision == "bfloat16" and _keeps(trial, name, "float32", images)
     if converted and trial.rates[name, "float32"] > trial.rates["eager", "float32"]:

@@ -939,7 +939,7 @@ def test_a_short_scan_decides_by_the_table_and_a_long_one_by_measuring(
     monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
     ran = batches_run(monkeypatch)
     sample = pictures(128)
-    runner = open_runner(small, **AUTO, sample=sample, rows_expected=200)
+    runner = open_runner(small, **AUTO, sample=sample, rows_expected=2000)  # a trial would take an eighth of the time
     assert {images for *_, images in ran} == {16, 32}  # two batches check what the table says, since torch is quick
     assert runner.identity["backend"] == "eager"
     assert runner.facts["judged_on"] == 32
@@ -1064,6 +1064,26 @@ def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest
     )
     runner = open_runner(Small(torch.nn.Flatten(), 3 * 32 * 32), **AUTO, sample=pictures(128), rows_expected=200)
     assert runner.identity == {"backend": "eager", "precision": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "rate", "precision"), [(2000, 1e9, "bfloat16"), (2000, 1e-9, "float32"), (200, 1e9, "float32")]
+)
+def test_where_reading_takes_longer_than_a_trial_bfloat16_is_compared_whatever_the_table_says(
+    small: Small, rows: int, rate: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, eager_precision="float32")
+    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+    original = deciding._Trial.agreement
+
+    def agreement(self: Any, *args: Any, **options: Any) -> deciding.Agreement:
+        found = original(self, *args, **options)
+        self.rates["eager", "bfloat16"] = rate
+        return replace(found, cosine=0.999)
+
+    monkeypatch.setattr(deciding._Trial, "agreement", agreement)
+    runner = open_runner(small, **AUTO, sample=pictures(128), rows_expected=rows)
+    assert (runner.identity["backend"], runner.identity["precision"]) == ("eager", precision)
 
 
 @needs_openvino
