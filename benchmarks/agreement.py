@@ -94,6 +94,16 @@ def pearson(scores: ArrayLike, accuracies: ArrayLike) -> float:
     return math.nan if is_constant(x) or is_constant(y) else float(np.corrcoef(x, y)[0, 1])
 
 
+def _alone(many: BatchMeasure) -> Measure:
+    """A measure of many resamples, of one order."""
+
+    def measure(scores: ArrayLike, accuracies: ArrayLike) -> float:
+        x, y = paired_values(scores, accuracies)
+        return float(many(x[None], y[None], np.ones((1, len(x)), bool))[0])
+
+    return measure
+
+
 def regret_at(k: int) -> Measure:
     """Best accuracy minus the best among the first k models by score, in the accuracies' unit.
 
@@ -103,12 +113,7 @@ def regret_at(k: int) -> Measure:
     >>> regret_at(1)([3.0, 2.0, 1.0], [70.0, 90.0, 80.0])
     20.0
     """
-
-    def measure(scores: ArrayLike, accuracies: ArrayLike) -> float:
-        x, y = paired_values(scores, accuracies)
-        return float(y.max() - _best_of_first(x, y, k))
-
-    return measure
+    return _alone(partial(regrets, k))
 
 
 def rel_at(k: int) -> Measure:
@@ -117,12 +122,7 @@ def rel_at(k: int) -> Measure:
     >>> round(rel_at(1)([3.0, 2.0, 1.0], [70.0, 90.0, 80.0]), 3)
     0.778
     """
-
-    def measure(scores: ArrayLike, accuracies: ArrayLike) -> float:
-        x, y = paired_values(scores, accuracies)
-        return float(_best_of_first(x, y, k) / y.max())
-
-    return measure
+    return _alone(partial(rels, k))
 
 
 MEASURES: Mapping[str, Measure] = {
@@ -255,15 +255,3 @@ def _bootstrap(
 def _mean(values: np.ndarray) -> float:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else math.nan
-
-
-def _best_of_first(x: np.ndarray, y: np.ndarray, k: int) -> float:
-    k = min(k, len(x))
-    border = np.sort(x)[-k]
-    sure, ties = y[x > border], np.sort(y[x == border])
-    free = k - len(sure)
-    base = sure.max() if len(sure) else -np.inf
-    # expected maximum of `free` models drawn from the tied ones without replacement
-    n = len(ties)
-    ways = np.array([math.comb(i, free - 1) for i in range(n)], dtype=float) / math.comb(n, free)
-    return float((np.maximum(ties, base) * ways).sum())

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "backends.csv")
     parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args(argv)
-    rows = read_rows(args.out) if args.out.is_file() else []
+    rows = read_rows(args.out)
     models = chosen_models(args.models)
     with tempfile.TemporaryDirectory() as folder:
         photos, _ = lay_out(Path(folder) / "photos", JUDGED_ON, JUDGED_ON, args.seed)

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 import selector
-from benchmarks.bench_training_loop import _bare, _Memory, _ours
 from benchmarks.rows import write_rows
 from selector import sources
 from selector.core.contracts import Encoder, Preprocess
@@ -33,7 +33,11 @@ from selector.core.system import cpu_model, graphics_cards
 from selector.extract.backend_choice import agreement
 from selector.extract.encode import Runner, open_runner, resolve_device
 from selector.extract.inputs import ready
-from selector.tuning.strategies._loop import Settings
+from selector.modalities.pixels.augmentation import augmented
+from selector.modalities.pixels.prepared import normalize
+from selector.tasks._learner import HeadLearner
+from selector.tuning.strategies._loop import CLIP, Feed, Settings, train
+from selector.tuning.strategies._parts import Group
 from selector.zoo import ModelSpec
 
 OUT = Path(__file__).parent / "results" / "bench_gpu.csv"
@@ -232,12 +236,67 @@ def extraction_rate(bench: Bench) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- training and scans
 
 
+class _Memory:
+    """Images in memory: reading them is free for both loops."""
+
+    def __init__(self, side: int, count: int) -> None:
+        self.images = np.random.default_rng(0).integers(0, 255, (count, side, side, 3)).astype(np.uint8)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        return self.images[indices]
+
+
+def _ours(
+    module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings, augment: bool
+) -> float:
+    begun = time.process_time()
+    learner = HeadLearner(module, nn.functional.cross_entropy)
+    feed = Feed(
+        pixels,
+        lambda images: normalize(images, preprocess),
+        lambda items: list(labels[items]),
+        augmented if augment else None,
+    )
+    groups = [Group(tuple(name for name, _ in learner.named_parameters()))]
+    train(learner, groups, feed, np.arange(len(labels)), settings)
+    return time.process_time() - begun
+
+
+def _bare(
+    module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings, augment: bool
+) -> float:
+    """The shortest loop that does the same: same layout, precision, clipping, optimizer, batch-norm mode."""
+    begun = time.process_time()
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.train()
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+    parameters = list(module.parameters())
+    optimizer = torch.optim.SGD(
+        parameters, lr=settings.rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+    )
+    targets = torch.from_numpy(labels)
+    for step in range(settings.steps):
+        rows = np.arange(step * 32, step * 32 + 32) % len(labels)
+        images = torch.from_numpy(pixels.batch(rows))
+        if augment:
+            images, _ = augmented(images, [None] * len(images))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
+            loss = nn.functional.cross_entropy(module(normalize(images, preprocess)), targets[rows])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+    return time.process_time() - begun
+
+
 def training_rate(bench: Bench) -> dict[str, Any]:
     """In mixed precision against a bare torch loop, on a CPU in its own precision."""
     import timm
 
     if bench.on_gpu:
-        raise NeedsGpu("the bare loop of bench_training_loop runs on the CPU; see the scans' seconds")
+        raise NeedsGpu("the bare loop runs on the CPU; see the scans' seconds")
     module = timm.create_model("test_resnet", num_classes=10)
     memory, labels = _Memory(64, 64), np.arange(64) % 10
     settings = Settings(2, 32, 1e-4, "sgd", device=bench.device, bf16=bench.on_gpu)

@@ -25,7 +25,6 @@ floor is torch's, in float64 and float32, with the error that float32 makes in t
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import json
 import os
@@ -36,10 +35,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from benchmarks.rows import commit, read_rows, write_rows
+from selector.core.system import cpu_model
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE.parent / "tests" / "reference" / "features.py"
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     repeats = 2 if arguments.quick else arguments.repeats
     chosen = arguments.cases.split(",") if arguments.cases else list(CASES)
     out = Path(arguments.out) / f"bench_proxies{'_' + arguments.device if arguments.device else ''}.csv"
-    rows = _read(out)
+    rows = {(row["case"], row["size"], row["threads"]): row for row in read_rows(out)}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             data = _make(size, Path(folder))
@@ -111,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         },
                         flush=True,
                     )
-                    _write(out, rows.values())
+                    write_rows(out, list(rows.values()), FIELDS)
     print(f"wrote {out}")
     return 0
 
@@ -166,7 +168,7 @@ def _run(spec: dict[str, Any], limit: float) -> dict[str, Any]:
         "W" if spec["case"] in WIDE else "M" if spec["case"] in ("probe", "loo-ridge") else "L"
     ):
         row["target"] = target
-    row.update(device=spec["device"] or f"cpu: {_processor()}", commit=_commit(), versions=_versions(), status="ok")
+    row.update(device=spec["device"] or f"cpu: {cpu_model()}", commit=commit(), versions=_versions(), status="ok")
     slow = spec["size"] == "W" or (spec["size"] == "L" and spec["case"] in SLOW_AT_L)
     times, failure = _spawn({**spec, "mode": "times", "warm": not slow}, limit)
     if failure:
@@ -411,21 +413,6 @@ def _device_floor(rows: Any, labels: Any, classes: int, device: str) -> Callable
 # ---------------------------------------------------------------------------- facts of the run
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE, check=False
-    )
-    return found.stdout.strip()
-
-
 def _versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -436,22 +423,6 @@ def _versions() -> str:
         except PackageNotFoundError:
             continue
     return "; ".join([f"python {platform.python_version()}", *names])
-
-
-def _read(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Rows of earlier runs; a run replaces the cells that it measures and keeps the others."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {(row["case"], row["size"], row["threads"]): row for row in csv.DictReader(file)}
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ its accuracy.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -23,16 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import selector
-from benchmarks.bench_dropping import HERE, SETS, forward_seconds, image_set
-from benchmarks.rows import markdown_lines, read_rows, write_rows
-from selector.core.system import versions
-from selector.data import subsample
+from benchmarks.rows import facts, markdown_lines, read_rows, write_rows
+from selector.core.contracts import Target
+from selector.data import load_target, subsample
+from selector.demo.photos import photos as textile_folder
 from selector.ranking.history import History
 from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, load_zoo
 from selector.zoo.spec import at_place, network_of
 
+HERE = Path(__file__).parent
+FORWARD = HERE / "results" / "bench_extract_models.csv"
+SETS = ("flowers", "dtd10", "brainmri", "pneumoniamnist", "textile", "cifar10", "mnist", "digits")
 OUT = HERE / "results" / "bench_scan_budget.csv"
 TRUTH = HERE / "results" / "suite" / "ground_truth.csv"
 SHARES = (5, 10, 20, 25, 50)
@@ -99,7 +103,7 @@ def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed:
     opened = FeatureStore(store)
     zoo = candidates(truth)
     networks = [spec for spec in zoo if spec.name in truth]
-    price = forward_seconds(networks, opened)
+    price = forward_seconds(networks)
     for spec in networks:
         opened.put(
             "rate", {"network": network_of(spec)}, {"rows_per_second": 1 / price[spec.name], "num_features": 512}
@@ -111,34 +115,42 @@ def replay(name: str, target: Any, store: str, truth: Mapping[str, float], seed:
             share: _rank(target, zoo, opened, seed=seed, history=history, scan_budget=f"{share}%") for share in SHARES
         }
     best = max(truth[spec.name] for spec in networks)
-    told = versions()
+    about = facts("python", "selector", "cpu")
     cost = whole.best.rows * sum(price.values())
     found = []
     for share, ranking in ranked.items():
         finished = [m for m in ranking if m.status == "ok"]
         choice, first = ranking.best.name, whole.best.name
         rows = {spec.name: max(m.rows for m in ranking if _network(m.name) == spec.name) for spec in networks}
-        found.append(
-            {
-                "set": name,
-                "seed": seed,
-                "share": share,
-                "rows": whole.best.rows,
-                "models": len(networks),
-                "candidates": len(zoo),
-                "spent": round(sum(price[name] * count for name, count in rows.items()) / cost, 4),
-                "looked_at": sum(count > 0 for count in rows.values()),
-                "finished": len({_network(m.name) for m in finished}),
-                "finished_rows": finished[0].rows,
-                "whole_choice": first,
-                "choice": choice,
-                "regret": round(100 * (truth[_network(first)] - truth[_network(choice)]), 2),
-                "whole_regret": round(100 * (best - truth[_network(first)]), 2),
-                **{key: told.get(key, "") for key in ("python", "selector", "cpu")},
-            }
-        )
+        found.append({
+            "set": name, "seed": seed, "share": share, "rows": whole.best.rows, "models": len(networks), "candidates": len(zoo),
+            "spent": round(sum(price[name] * count for name, count in rows.items()) / cost, 4),
+            "looked_at": sum(count > 0 for count in rows.values()), "finished": len({_network(m.name) for m in finished}),
+            "finished_rows": finished[0].rows, "whole_choice": first, "choice": choice,
+            "regret": round(100 * (truth[_network(first)] - truth[_network(choice)]), 2),
+            "whole_regret": round(100 * (best - truth[_network(first)]), 2), **about,
+        })  # fmt: skip
         print({k: v for k, v in found[-1].items() if k not in ("python", "cpu")}, file=sys.stderr, flush=True)
     return found
+
+
+def forward_seconds(models: Sequence[ModelSpec]) -> dict[str, float]:
+    """Seconds an image of each network's forward pass, as ``bench_extract`` measured it."""
+    bare = [row for row in read_rows(FORWARD) if row["stage"] == "forward"]
+    measured = {row["model"]: float(row["seconds"]) / float(row["images"]) for row in bare}
+    return {spec.name: measured[spec.name] for spec in models}
+
+
+def image_set(name: str) -> Target:
+    """A labeled image set, with its own splits where it has them."""
+    if name == "textile":
+        return load_target(textile_folder())
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return load_target(((digits.images * 255 / 16).round().astype("uint8"), digits.target), name="digits")
+    return load_target(Path(os.environ["SELECTOR_ASSETS"]) / "data" / name)
 
 
 def _network(candidate: str) -> str:

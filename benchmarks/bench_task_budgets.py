@@ -13,23 +13,25 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import selector
 from benchmarks.assets import assets_folder
-from benchmarks.bench_budget import LOADS, _load
-from benchmarks.confirm_rows import environment, one_thread_count
-from benchmarks.rows import read_rows, write_rows
+from benchmarks.rows import facts, one_thread_count, read_rows, write_rows
 from benchmarks.suite.image_sets import WITHOUT_SPLIT, decode
 
 OUT = Path(__file__).parent / "results"
 PICTURES, TEXTS = "efficientnet-lite0,efficientnet-lite1", "*minilm*"
+LOADS = ("quiet", "busy")
 UNUSED = ("estimates", "between trainings")
 
 
@@ -81,7 +83,7 @@ def _measured(task: str, budget: float, load: str, assets: Path, work: Path, fol
     options: dict[str, Any] = {"models": models, "store": work / task, "seed": 0, **described(assets)}
     target = options.pop("target")
     ranking = None if task == "adaptation" else selector.rank(target, out=folder / "run", **options)
-    with _load(load == "busy"):
+    with other_program(load == "busy"):
         if ranking is None:
             result = selector.rank(target, out=folder / "run", confirm=True, budget=budget, **options)
         else:
@@ -96,7 +98,7 @@ def _measured(task: str, budget: float, load: str, assets: Path, work: Path, fol
         "spent_s": round(spent, 1), "used": round(used / budget, 3), "in_steps": round(parts.get("optimizer steps", 0.0) / budget, 3),
         "model": best.name if best else "", "strategy": chosen.strategy if chosen else "", "steps": chosen.steps if chosen else "",
         "metric": chosen.metric if chosen else "", "test": f"{chosen.test_value:.4f}" if chosen else "", "saved": (folder / "run" / "best").is_dir(),
-        "parts": "; ".join(f"{part} {seconds:.1f}" for part, seconds in parts.items()), "load_average": round(average, 1), **environment(),
+        "parts": "; ".join(f"{part} {seconds:.1f}" for part, seconds in parts.items()), "load_average": round(average, 1), **facts("selector", "torch", "timm", "cpu"), "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
@@ -104,6 +106,18 @@ def _digits() -> Any:
     """scikit-learn's handwritten digits, as images with labels that only the last figure is read from."""
     raw, labels = WITHOUT_SPLIT["digits"]()
     return np.stack([np.asarray(decode(one)) for one in raw]), labels
+
+
+@contextmanager
+def other_program(wanted: bool) -> Iterator[None]:
+    """A loop on one core that does nothing but run, while the block runs."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
+    try:
+        yield
+    finally:
+        if other is not None:
+            other.kill()
+            other.wait()
 
 
 if __name__ == "__main__":

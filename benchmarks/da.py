@@ -24,6 +24,7 @@ import torch
 import selector
 from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
+from benchmarks.rows import read_rows
 from selector import sources
 from selector.core.contracts import Target, no_progress
 from selector.core.system import versions
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         pair = da_pairs.load(name, assets)
         for model, found in pair_rows(pair, models, zoo, args.seed, 300 if args.quick else args.items, done):
-            write_rows(args.out, found, FIELDS)
+            append_rows(args.out, found, FIELDS)
             print(name, model, [f"{row['strategy']} {row['accuracy']:.3f}" for row in found], flush=True)
     return 0
 
@@ -191,14 +192,7 @@ def _keep_predictions(pair: str, made: Any, labels: np.ndarray) -> None:
     )  # fmt: skip
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(path: Path, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
+def append_rows(path: Path, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
     """Append rows; values outside of ``fields`` are an error."""
     new = not path.is_file()
     with path.open("a", encoding="utf-8", newline="") as file:

@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 
 from benchmarks import da_pairs
 from benchmarks.da import DETAILS, RESULTS, STRATEGIES, VALIDATORS
+from benchmarks.rows import read_rows
 from selector.tuning.labeling import Labeling
 from selector.tuning.model_selection import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, combined_ranks, decided, suited
 
@@ -37,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--labels", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=TABLES)
     args = parser.parse_args(argv)
-    with args.rows.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(args.rows)
     pairs = list(dict.fromkeys(row["pair"] for row in rows))
     found: list[tuple[str, str, str, float]] = []  # table, pair, name, value
     for pair in pairs:

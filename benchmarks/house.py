@@ -9,6 +9,7 @@ checking and names of modules in strings included, the package's lazy face left 
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import subprocess
@@ -29,7 +30,9 @@ SHORT = 60  # lines of a module that hardly earns a file
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
-    commits = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.house", description=__doc__)
+    parser.add_argument("commits", nargs="*", metavar="COMMIT")
+    commits = parser.parse_args(argv).commits
     found: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for commit in commits:

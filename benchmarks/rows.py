@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import platform
 import resource
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from selector.core.system import cpu_model, versions
 
@@ -22,13 +22,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write the table; its columns are those of the first row where they are not named."""
+def write_rows(
+    path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, *, digits: int | None = None
+) -> None:
+    """Write the table; its columns are those of the rows where they are not named, and ``digits`` are those of numbers."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    names = columns or list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns or list(rows[0]), restval="")
+        writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            rounded = digits is not None and {k: f"{v:.{digits}f}" for k, v in row.items() if isinstance(v, float)}
+            writer.writerow({**row, **(rounded or {})})
 
 
 def write_into(page: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -50,16 +55,6 @@ def markdown_lines(header: Sequence[str], rows: Iterable[Iterable[object]]) -> l
     return [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}", *body]
 
 
-def packed(right: np.ndarray) -> str:
-    """(N,) 0 and 1 as they stand in a cell: hexadecimal, a bit an item."""
-    return np.packbits(right).tobytes().hex()
-
-
-def unpacked(cell: str, count: int) -> np.ndarray:
-    """(N,) float64, 0 and 1, of a cell that ``packed`` wrote for ``count`` items."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(cell), dtype=np.uint8), count=count).astype(np.float64)
-
-
 def processor_seconds(run: Callable[[], None]) -> float:
     """What some work takes in this process and in those that it waits for."""
 
@@ -70,6 +65,27 @@ def processor_seconds(run: Callable[[], None]) -> float:
     begun = used()
     run()
     return used() - begun
+
+
+def one_thread_count() -> None:
+    """Let torch use as many threads as OMP_NUM_THREADS says (2 without it), and no more."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def facts(*names: str) -> dict[str, Any]:
+    """Versions and hardware of this run by these names of ``versions``; empty where something is not installed."""
+    found = versions()
+    return {name: found.get(name, "") for name in names}
+
+
+def commit() -> str:
+    """Of the checkout that is measured."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return done.stdout.strip()
 
 
 def hardware() -> dict[str, Any]:

@@ -13,13 +13,12 @@ With ``--pack`` it only writes the tables whose networks a zoo can name into the
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ import selector
 from benchmarks.reproduce import static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, Check, check_figure, copied_columns
 from benchmarks.reproduce.checks import impossible_hscores as impossible
-from benchmarks.rows import markdown_lines
+from benchmarks.rows import markdown_lines, write_rows
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.history import Result
 from selector.ranking.prior import ModelFacts, static_prior
@@ -79,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     baselines = [row for table in found.values() for row in baseline_rows(table, draws, args.seed)]
     checks = printed_figures(draws, args.seed)
     mixtures = prior_weight(found, args.seed)
-    _write(args.out / "baselines.csv", baselines)
-    _write(args.out / "printed.csv", [vars(check) for check in checks])
-    _write(args.out / "prior_weight.csv", mixtures)
+    write_rows(args.out / "baselines.csv", baselines, digits=4)
+    write_rows(args.out / "printed.csv", [vars(check) for check in checks], digits=4)
+    write_rows(args.out / "prior_weight.csv", mixtures, digits=4)
     text = "\n".join(report(found, baselines, checks, mixtures, draws, args.seed))
     (args.out / "published.md").write_text(text + "\n", encoding="utf-8")
     print(f"wrote published.md, baselines.csv, printed.csv and prior_weight.csv to {args.out}", file=sys.stderr)
@@ -439,15 +438,6 @@ def _number(row: Row, name: str, digits: int = 3) -> str:
 def _bracket(row: Row, name: str, digits: int = 3) -> str:
     low, high = _number(row, f"{name}_low", digits), _number(row, f"{name}_high", digits)
     return f"{_number(row, name, digits)} [{low}, {high}]" if low else _number(row, name, digits)
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    header = list(dict.fromkeys(name for row in rows for name in row))
-    shorten: Callable[[object], object] = lambda v: f"{v:.4f}" if isinstance(v, float) else v  # noqa: E731
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: shorten(value) for name, value in row.items()} for row in rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ with 90% bootstrap intervals) and ``scores_<strategy>.csv`` (every single value)
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from scipy.stats import rankdata
 
 from benchmarks.agreement import Interval, mean_agreement, paired_difference
 from benchmarks.assets import assets_folder
+from benchmarks.rows import write_rows
 from benchmarks.suite import score_cells, suites, table
 from benchmarks.suite.ceiling import SeedNoise, ceiling, chance, seed_noise
 from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = args.out or path.parent
     folder.mkdir(parents=True, exist_ok=True)
     write_scores(folder / f"{suite.prefix}scores_{args.strategy}.csv", by_score, truth, missing)
-    write(folder / f"{suite.prefix}agreement_{args.strategy}.csv", rows)
+    write_rows(folder / f"{suite.prefix}agreement_{args.strategy}.csv", rows, digits=4)
     show(rows, suite.scopes, truth)
     show_source_is_target(suite, by_score, truth)
     return 0
@@ -222,14 +222,6 @@ def columns(
     return values, accuracies, names
 
 
-def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """The agreement table."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)), restval="")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-
-
 def write_scores(
     path: Path,
     by_score: Mapping[str, Mapping[str, Column]],
@@ -237,16 +229,18 @@ def write_scores(
     missing: Mapping[tuple[str, str, str], str],
 ) -> None:
     """Every value beside the accuracy it should predict; missing ones with their reason."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("set", "encoder", "score", "value", "test_accuracy_points", "status", "reason"))
-        for score, by_set in by_score.items():
-            for name, values in by_set.items():
-                for encoder, value in values.items():
-                    writer.writerow((name, encoder, score, f"{value:.6g}", f"{truth[name][encoder]:.2f}", "ok", ""))
-        for (name, score, encoder), reason in missing.items():
-            status, _, why = reason.partition(": ")
-            writer.writerow((name, encoder, score, "", f"{truth[name][encoder]:.2f}", status, why))
+    cells: list[dict[str, object]] = [
+        {"set": name, "encoder": e, "score": score, "value": f"{value:.6g}", "status": "ok"}
+        for score, by_set in by_score.items()
+        for name, values in by_set.items()
+        for e, value in values.items()
+    ]
+    for (name, score, e), reason in missing.items():
+        status, _, why = reason.partition(": ")
+        cells.append({"set": name, "encoder": e, "score": score, "status": status, "reason": why})
+    for cell in cells:
+        cell["test_accuracy_points"] = f"{truth[str(cell['set'])][str(cell['encoder'])]:.2f}"
+    write_rows(path, cells, ("set", "encoder", "score", "value", "test_accuracy_points", "status", "reason"))
 
 
 def show(rows: Sequence[Mapping[str, object]], scopes: Iterable[str], truth: Mapping[str, Column]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.suite.sets import SPLIT_SEED
+from benchmarks.suite.suites import SPLIT_SEED
 
 Item = tuple[Image.Image, int]
 LEAST_SIDE = 16  # px of an object's shorter side
@@ -22,27 +22,21 @@ TILE = 45  # px
 MOSTLY = 0.7  # of a tile's pixels that its class covers
 MOST_TILES = 200  # of a class and split, drawn; a road fills half of the images
 VOID = 11
-MOST_CELLS = 150  # of a class and split; red cells outnumber the others ten to one
 SUPERCATEGORIES = (1, 8, 5, 10, 5, 10, 7, 10, 6, 6, 5, 7)  # of COCO's 80 classes, in its order
 
 
 def coco128_crops(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
     """Objects of coco128 by supercategory: images, labels, and which of them are test."""
     place = np.repeat(np.arange(len(SUPERCATEGORIES)), SUPERCATEGORIES)
-    return _cut(data / "coco128", lambda row: _objects(row, place, CONTEXT))
+    return _cut(data / "coco128", lambda row: _objects(row, place))
 
 
-def bccd_cells(data: Path) -> tuple[list[Image.Image], np.ndarray, np.ndarray]:
-    """Blood cells of bccd by their kind: images, labels, and which of them are test."""
-    return _cut(data / "bccd", lambda row: _objects(row, range(3), 0.0), MOST_CELLS)
-
-
-def _objects(row: dict, classes: Sequence[int], context: float) -> Iterator[Item]:
-    """The boxes of an image, with ``context`` of their sides added on each, as far as the image goes."""
+def _objects(row: dict, classes: Sequence[int]) -> Iterator[Item]:
+    """The boxes of an image, with ``CONTEXT`` of their sides added on each, as far as the image goes."""
     image = Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")
     for (x, y, width, height), category in zip(row["objects"]["bbox"], row["objects"]["category"], strict=True):
         if min(width, height) >= LEAST_SIDE:
-            more_x, more_y = context * width, context * height
+            more_x, more_y = CONTEXT * width, CONTEXT * height
             box = (max(0, x - more_x), max(0, y - more_y), min(image.width, x + width + more_x), min(image.height, y + height + more_y))  # fmt: skip
             yield image.crop([round(side) for side in box]), int(classes[category])
 

@@ -50,10 +50,6 @@ class Encoder:
     card: dict[str, Any]
     size: int
 
-    @property
-    def is_transformer(self) -> bool:
-        return "vit" in self.name
-
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """float32 (B, 3, S, S) from uint8."""
         mean, std = (torch.tensor(self.card[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
@@ -69,14 +65,6 @@ class Encoder:
             parts.append(self.module.forward_head(maps, pre_logits=True))
         rows = torch.cat(parts)
         return rows.numpy(), self.module.get_classifier()(rows).numpy() if self.card["head"] else None
-
-    def set_head(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        """Replace the source head by a linear layer (C, D) with these values."""
-        self.module.reset_classifier(len(bias))
-        head = self.module.get_classifier()
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(weight))
-            head.bias.copy_(torch.from_numpy(bias))
 
 
 def cards(models: Path) -> dict[str, dict[str, Any]]:

@@ -13,22 +13,9 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 
 from benchmarks.suite import crop_sets
-from benchmarks.suite.sets import SPLIT_SEED, LabeledSet, draw
+from benchmarks.suite.suites import SPLIT_SEED, LabeledSet, draw
 
-NAMES = (
-    "flowers",
-    "cifar10",
-    "pneumoniamnist",
-    "digits",
-    "dtd10",
-    "textile",
-    "mnist",
-    "brainmri",
-    "bccd_cells",
-)
-MIRRORED = frozenset(
-    {"flowers", "dtd10", "cifar10", "textile", "coco128_crops", "camvid_tiles"}
-)  # a mirrored digit or chest is another thing
+NAMES = ("flowers", "cifar10", "pneumoniamnist", "digits", "dtd10", "textile", "mnist", "brainmri")
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -43,10 +30,6 @@ class ImageSet(LabeledSet):
     def small(self) -> bool:
         """Made of images of at most 32 pixels: enlarging them far costs time and adds nothing."""
         return max(max(image.size) for image in self.images) <= 32
-
-    @property
-    def mirrored(self) -> bool:
-        return self.name in MIRRORED
 
     def pixels(self, size: int, interpolation: str) -> torch.Tensor:
         """uint8 (N, 3, size, size); the whole image is squashed to the square, nothing is cropped."""
@@ -116,5 +99,4 @@ WITHOUT_SPLIT: dict[str, Callable[[], tuple[list, np.ndarray]]] = {"textile": _t
 CUT: dict[str, Callable[[Path], tuple[list, np.ndarray, np.ndarray]]] = {
     "coco128_crops": crop_sets.coco128_crops,
     "camvid_tiles": crop_sets.camvid_tiles,
-    "bccd_cells": crop_sets.bccd_cells,
 }

@@ -34,14 +34,15 @@ from benchmarks.assets import assets_folder
 from benchmarks.rows import write_into, write_rows
 from benchmarks.suite import best_probability, suites, table
 from benchmarks.suite.best_probability import PAGE, Dataset
-from benchmarks.suite.second_stage_replay import TRAINING
 from selector.ranking.outlook import Spread
 from selector.ranking.second_stage import NEAR, PILOT_WEIGHT, seconds_for_pilots
 from selector.report.svg import Axis, bottom_axis, element, left_axis, picture
 from selector.scan.target_scan import SCAN_SHARE
+from selector.tuning.pilot_runs import BATCH, STEPS
 
 FIGURE = Path(__file__).parents[2] / "docs" / "images" / "regret-curve.svg"
 BUDGETS = (1, 2, 5, 10, 20, 60)
+TRAINING = 150 * 32 / (STEPS * BATCH)  # a full fine-tuning of the suite, in pilot runs
 RATES = (150 + 2 * 20) / 150  # a training with its two trials of rates, over one
 MOST_PILOTS, WEIGHTS, ORDERS, DRAWS = 6, (0.0, 0.25, 0.5, 0.67, 1.0), 50, 4000
 IMAGENET = {"efflite2": 77.6, "efflite1": 76.7, "efflite0": 75.1, "mn_edgetpu075": 73.5, "mnv2_coral": 71.8,

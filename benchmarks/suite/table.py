@@ -16,11 +16,6 @@ COLUMNS = (
 Key = tuple[str, str, str, int]
 
 
-def columns(library: str) -> tuple[str, ...]:
-    """Of the ground truth of a suite whose networks a library builds; its version is one of them."""
-    return tuple(library if name == "timm" else name for name in COLUMNS)
-
-
 def append(path: Path, row: dict[str, Any], columns: Sequence[str] = COLUMNS) -> None:
     """Add one row and force it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +44,3 @@ def whole_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row["status"]]  # a torn last line has none
-
-
-def done(rows: dict[Key, dict[str, str]]) -> set[Key]:
-    """Cells that need no second try; failed ones do."""
-    return {key for key, row in rows.items() if row["status"] == "ok"}

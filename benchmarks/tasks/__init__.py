@@ -1,4 +1,1 @@
-"""Ground truth by fine-tuning for targets other than one class an item, and how well scores agree with it.
-
-One file a task; README.md has the protocols.
-"""
+"""How well scores agree with fine-tuning for targets other than one class an item; README.md has the protocols."""

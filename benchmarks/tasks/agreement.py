@@ -1,9 +1,9 @@
-"""How well do scores, static orders and chance agree with the ground truth of the coming tasks?
+"""How well do scores, static orders and chance agree with fine-tuning on regression, several labels, masks and boxes?
 
     SELECTOR_ASSETS=... python -m benchmarks.tasks.agreement
 
-Reads ``ground_truth.csv`` and ``scores.csv``, writes ``agreement.csv`` beside them and, with ``--docs``, its tables
-between the markers of that page.
+Reads ``ground_truth.csv`` and ``scores.csv``, which README.md describes; writes ``agreement.csv`` beside them and prints a
+table per target.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
@@ -21,22 +22,29 @@ from scipy.stats import rankdata
 from benchmarks.agreement import MEASURES as AGREEMENT
 from benchmarks.agreement import mean_agreement
 from benchmarks.assets import assets_folder
-from benchmarks.rows import write_rows
-from benchmarks.suite import encoders, table, text_encoders
-from benchmarks.tasks import cells, scores
-from benchmarks.tasks.cells import Cell
+from benchmarks.rows import in_markdown, write_rows
+from benchmarks.suite import encoders, table, text_suite
 from selector.ranking.prior import ModelFacts, static_prior
 
-AGREEMENT_CSV = cells.RESULTS / "agreement.csv"
+RESULTS = Path(__file__).parents[1] / "results" / "tasks"
 MEASURES = ("weighted_tau", "regret@1", "regret@3")
 FEWEST = 5  # encoders; fewer say nothing about an order
 LEARNED = 5.0  # points: where not even the best encoder reaches this, nothing was learned and an order is noise
 ORDERS = 200
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-STATIC = ("static prior", "log parameters", "mean rank elsewhere")
 RANDOM = "random order"
 PROBE = "linear head, validation"
 Column = dict[str, float]
+
+
+class Cell(NamedTuple):
+    """What a row of the truth is about."""
+
+    task: str
+    set: str
+    encoder: str
+    head: str
+    strategy: str
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,29 +70,39 @@ class Question:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, write, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks.agreement", description=__doc__)
-    parser.add_argument("--truth", type=Path, default=cells.TRUTH)
-    parser.add_argument("--scores", type=Path, default=scores.SCORES)
-    parser.add_argument("--out", type=Path, default=AGREEMENT_CSV)
-    parser.add_argument("--docs", type=Path, help="page whose tables are written anew")
+    parser.add_argument("--truth", type=Path, default=RESULTS / "ground_truth.csv")
+    parser.add_argument("--scores", type=Path, default=RESULTS / "scores.csv")
+    parser.add_argument("--out", type=Path, default=RESULTS / "agreement.csv")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     args = parser.parse_args(argv)
     assets = assets_folder("models/")
     if assets is None:
         return 2
-    asked = questions(cells.read(args.truth))
+    asked = questions(read(args.truth))
     if not asked:
         print(f"{args.truth} has no column of {FEWEST} encoders yet.", file=sys.stderr)
         return 1
     rows = compare(asked, table.whole_rows(args.scores), facts_of_all(assets), args.draws)
-    write_rows(args.out, [{k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
-    text = "\n".join([truth_tables(asked), agreement_tables(asked, rows)])
-    print(text)
-    if args.docs:
-        args.docs.write_text(between(args.docs.read_text(encoding="utf-8"), text), encoding="utf-8")
+    write_rows(args.out, rows, digits=4)
+    for task, target in dict.fromkeys((row["task"], row["target"]) for row in rows):
+        part = [row for row in rows if (row["task"], row["target"]) == (task, target)]
+        print(f"\n{task}, {target}\n{in_markdown(shown(part))}")
     return 0
 
 
 # ---------------------------------------------------------------------------- the truth
+
+
+def read(path: Path) -> dict[Cell, dict[str, str]]:
+    """The last row of each cell."""
+    keys = ("task", "set", "encoder", "head", "strategy")
+    return {Cell(*(row[key] for key in keys), int(row["seed"])): row for row in table.whole_rows(path)}
+
+
+def by_output(row: Mapping[str, str]) -> dict[str, float]:
+    """``log_price:0.5;area:0.2`` -> {"log_price": 0.5, "area": 0.2}."""
+    pairs = (part.rpartition(":") for part in row["test_by_output"].split(";") if part)
+    return {name: float(value) for name, _, value in pairs}
 
 
 def questions(truth: Mapping[Cell, Mapping[str, str]]) -> list[Question]:
@@ -104,7 +122,7 @@ def questions(truth: Mapping[Cell, Mapping[str, str]]) -> list[Question]:
         }
         metric = next(iter(column.values()))["metric"]
         if task == "regression":
-            outputs = {c: cells.by_output(row) for c, row in column.items()}
+            outputs = {c: by_output(row) for c, row in column.items()}
             names = list(dict.fromkeys(n for values in outputs.values() for n in values))
             for output in names:
                 values = _mean_over_seeds({c: v[output] for c, v in outputs.items() if output in v})
@@ -131,7 +149,7 @@ def _mean_over_seeds(values: Mapping[Cell, float]) -> Column:
 def facts_of_all(assets: Path) -> dict[str, ModelFacts]:
     """Of every encoder of either suite."""
     images = {name: encoders.facts_of(card) for name, card in encoders.cards(assets / "models").items()}
-    texts = {name: ModelFacts(parameters=spec.params) for name, spec in text_encoders.specs().items()}
+    texts = {name: ModelFacts(parameters=spec.params) for name, spec in text_suite.specs().items()}
     return images | texts
 
 
@@ -240,72 +258,14 @@ def _chance(task: str, target: str, group: Sequence[Question]) -> dict[str, obje
     return row
 
 
-# ---------------------------------------------------------------------------- the page
-
-
-def truth_tables(asked: Sequence[Question]) -> str:
-    """One table a task: encoders down, targets across, in points."""
-    lines = []
-    for task in dict.fromkeys(q.task for q in asked):
-        group = [q for q in asked if q.task == task]
-        for kind in dict.fromkeys(frozenset(q.truth) & frozenset(text_encoders.DEPTHS) != frozenset() for q in group):
-            part = [q for q in group if (frozenset(q.truth) & frozenset(text_encoders.DEPTHS) != frozenset()) == kind]
-            names = sorted(
-                {e for q in part for e in q.truth},
-                key=lambda e: -float(np.mean([q.truth[e] for q in part if e in q.truth])),
-            )
-            lines += [f"\n### {task}: {'texts' if kind else 'images'}, test value in points\n"]
-            lines += [
-                "| encoder | " + " | ".join(f"{q.target} ({q.metric})" for q in part) + " |",
-                "|---|" + "--:|" * len(part),
-            ]
-            lines += [
-                f"| {e} | " + " | ".join(f"{q.truth[e]:.1f}" if e in q.truth else "" for q in part) + " |"
-                for e in names
-            ]
-    return "\n".join(lines) + "\n"
-
-
-def agreement_tables(asked: Sequence[Question], rows: Sequence[Mapping[str, object]]) -> str:
-    """One table a target, best weighted tau first; static orders and chance are in it."""
-    lines = []
-    for task in dict.fromkeys(str(row["task"]) for row in rows):
-        for target in dict.fromkeys(str(row["target"]) for row in rows if row["task"] == task):
-            part = [row for row in rows if (row["task"], row["target"]) == (task, target)]
-            title = "mean over targets" if target == "mean" else target
-            lines += [
-                f"\n### {task}, {title}: agreement\n",
-                "| order | encoders | weighted τ | regret@1 | regret@3 |",
-                "|---|--:|--:|--:|--:|",
-            ]
-            for row in sorted(part, key=lambda r: -_number(r["weighted_tau"])):
-                shown = " | ".join(f"{row[m]:.2f} [{row[f'{m}_low']:.2f}, {row[f'{m}_high']:.2f}]" for m in MEASURES)
-                label = (
-                    f"**{row['order']}**"
-                    if str(row["order"]).startswith(scores.COMBINED)
-                    else f"*{row['order']}*"
-                    if row["order"] in (*STATIC, RANDOM)
-                    else row["order"]
-                )
-                lines.append(f"| {label} | {row['encoders']:g} | {shown} |")
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: object) -> float:
-    number = float(str(value))
-    return -math.inf if math.isnan(number) else number
-
-
-def between(page: str, text: str) -> str:
-    """The page with what lies between its two markers exchanged.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"the page lacks the markers {BEGIN} and {END}.")
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{text.strip()}\n{END}{rest.partition(END)[2]}"
+def shown(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The table of a target, best weighted tau first; one that is not defined comes last."""
+    ordered = sorted(rows, key=lambda row: -float(np.nan_to_num(float(str(row["weighted_tau"])), nan=-np.inf)))
+    return [
+        {"order": row["order"], "encoders": row["encoders"]}
+        | {m: f"{row[m]:.2f} [{row[f'{m}_low']:.2f}, {row[f'{m}_high']:.2f}]" for m in MEASURES}
+        for row in ordered
+    ]
 
 
 if __name__ == "__main__":

@@ -84,6 +84,23 @@ def test_paired_difference_of_a_score_with_itself_is_exactly_zero():
     assert better.low > 0
 
 
+def best_of_first(x, y, k):
+    """The best accuracy of the first k, in expectation over orders of ties, of one list at a time."""
+    k = min(k, len(x))
+    border = np.sort(x)[-k]
+    sure, ties = y[x > border], np.sort(y[x == border])
+    free, base = k - len(sure), sure.max(initial=-np.inf)
+    ways = np.array([math.comb(i, free - 1) for i in range(len(ties))]) / math.comb(len(ties), free)
+    return float((np.maximum(ties, base) * ways).sum())
+
+
+ALONE = {
+    **{name: MEASURES[name] for name in ("weighted_tau", "spearman")},
+    **{f"regret@{k}": lambda x, y, k=k: y.max() - best_of_first(x, y, k) for k in (1, 3)},
+    **{f"rel@{k}": lambda x, y, k=k: best_of_first(x, y, k) / y.max() for k in (1, 3)},
+}
+
+
 @pytest.mark.parametrize("name", agreement.BATCHED)
 def test_measures_of_many_resamples_are_those_of_each(name):
     """With models that were drawn twice, ties of scores, and some that do not count."""
@@ -93,8 +110,7 @@ def test_measures_of_many_resamples_are_those_of_each(name):
     counts = rng.uniform(size=(60, 9)) < np.linspace(0.1, 1, 60)[:, None]
     found = agreement.BATCHED[name](x, y, counts)
     expected = [
-        MEASURES[name](a[kept], b[kept]) if kept.sum() > 1 else math.nan
-        for a, b, kept in zip(x, y, counts, strict=True)
+        ALONE[name](a[kept], b[kept]) if kept.sum() > 1 else math.nan for a, b, kept in zip(x, y, counts, strict=True)
     ]
     np.testing.assert_allclose(found, expected, atol=1e-12)
     assert np.isnan(found).any()

@@ -3,8 +3,7 @@
 import pytest
 
 from benchmarks.tasks import agreement
-from benchmarks.tasks.agreement import RANDOM
-from benchmarks.tasks.cells import Cell
+from benchmarks.tasks.agreement import RANDOM, Cell
 from selector.ranking.prior import ModelFacts
 
 NAMES = "abcdef"
@@ -110,18 +109,8 @@ def test_mean_rank_elsewhere_never_reads_the_sets_own_columns(truth):
     assert agreement.elsewhere(price, asked)["f"] == 1.0
 
 
-def test_the_tables_go_between_the_markers():
-    page = f"top\n{agreement.BEGIN}\nold\n{agreement.END}\nbottom\n"
-    assert agreement.between(page, "\nnew\n") == f"top\n{agreement.BEGIN}\nnew\n{agreement.END}\nbottom\n"
-    with pytest.raises(ValueError, match="the page lacks the markers"):
-        agreement.between("top", "new")
-
-
-def test_tables_show_every_encoder_and_the_best_order_first(truth):
+def test_a_table_shows_the_best_order_first(truth):
     asked = agreement.questions(truth)
-    shown = agreement.truth_tables(asked)
-    assert "| f | 60.0 |" in shown
     rows = agreement.compare(asked, scored("coco", "pooled", "labels", "logme", [5, 4, 3, 2, 1, 0]), FACTS, draws=20)
-    lines = agreement.agreement_tables(asked, rows).split("### multilabel, coco: agreement")[1].splitlines()
-    orders = [line.split("|")[1].strip() for line in lines if line.startswith("| ")][1:]
-    assert orders.index("*log parameters*") < orders.index(f"*{RANDOM}*") < orders.index("logme")
+    orders = [row["order"] for row in agreement.shown([row for row in rows if row["target"] == "coco"])]
+    assert orders.index("log parameters") < orders.index(RANDOM) < orders.index("logme")
