@@ -1,4 +1,5 @@
-"""Loads the next network and opens it for its backend while the present one runs: one thread, at most one network ahead."""
+"""Loads the next network and opens it for its backend while the present one runs: one thread, at most one network ahead.
+Small networks stay loaded for the next round."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+KEPT = 64_000_000  # parameters of all networks that stay loaded together: 256 MB in float32
+
 Opened: TypeAlias = "Mapping[tuple[str, str], Backend]"
 """Backends by name and precision."""
 
@@ -28,14 +31,16 @@ Open = Callable[[Encoder], Mapping[tuple[str, str], Backend]]
 
 
 class LoadAhead:
-    """Encoders by spec, the next one loaded beforehand.
+    """Encoders by spec, the next one loaded beforehand, and as many of the first ones kept as are small together.
 
     Args:
         load: makes the encoder of a spec; called from a thread of its own for the one ahead.
+        kept: parameters of all networks that stay loaded.
     """
 
-    def __init__(self, load: Callable[[ModelSpec], Encoder]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[ModelSpec], Encoder], kept: int = KEPT) -> None:
+        self._make, self._most = load, 0 if memory_limit() is not None else kept
+        self._kept: list[tuple[ModelSpec, Encoder]] = []
         self._pending: _Loading | None = None
         self._taken: _Loading | None = None
 
@@ -57,7 +62,15 @@ class LoadAhead:
         """
         pending, self._pending = self._pending, None
         self._taken = pending if pending is not None and pending.spec == spec else None
-        return self._load(spec) if self._taken is None else self._taken.result()
+        encoder = self._load(spec) if self._taken is None else self._taken.result()
+        size = encoder.num_parameters + sum(kept.num_parameters for _, kept in self._kept)
+        if encoder.module is not None and size <= self._most and all(spec != known for known, _ in self._kept):
+            self._kept.append((spec, encoder))
+        return encoder
+
+    def _load(self, spec: ModelSpec) -> Encoder:
+        kept = next((encoder for known, encoder in self._kept if known == spec), None)
+        return self._make(spec) if kept is None else kept
 
     def opened(self, encoder: Encoder) -> Mapping[tuple[str, str], Backend]:
         """The backends that were opened ahead of the encoder that was taken last; asked for once."""

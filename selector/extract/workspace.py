@@ -16,7 +16,7 @@ from selector.core.costs import Cost
 from selector.core.modality import Inputs
 from selector.extract.job import ExtractSettings, wanted_of
 from selector.extract.known_costs import Costs
-from selector.extract.prefetch_model import LoadAhead
+from selector.extract.prefetch_model import KEPT, LoadAhead
 from selector.modalities.image import TOO_LARGE
 from selector.run.executor import keeping_settings
 from selector.run.worker import report
@@ -149,17 +149,19 @@ class Workspace:
     Args:
         target: whose items are prepared.
         store: where rows go.
+        kept: parameters of the networks that stay loaded for the next round.
     """
 
     def __init__(
-        self, target: Target, store: FeatureStore, settings: ExtractSettings, notify: ProgressCallback = no_progress
-    ) -> None:
+        self, target: Target, store: FeatureStore, settings: ExtractSettings, notify: ProgressCallback = no_progress,
+        kept: int = KEPT,
+    ) -> None:  # fmt: skip
         self.store = store
         self.settings = settings
         self.notify = notify
         self.prepared = Prepared(target, store, settings.device, settings.on_invalid, notify)
         self.costs = Costs(store, settings.device, settings.cost)
-        self.ahead = LoadAhead(self._load)
+        self.ahead = LoadAhead(self._load, kept)
         self._asked: dict[str, dict[str, Any]] = {}
         self._canvases: dict[int, tuple[int, int]] = {}
 
@@ -224,5 +226,5 @@ def workspace_of(target: Target, store: str, settings: ExtractSettings) -> Works
     key = json.dumps([store, target.fingerprint, repr(settings)])
     if key not in _OWN:
         _OWN.clear()
-        _OWN[key] = Workspace(target, FeatureStore(store), settings, report)
+        _OWN[key] = Workspace(target, FeatureStore(store), settings, report, kept=0)
     return _OWN[key]

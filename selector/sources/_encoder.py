@@ -112,6 +112,7 @@ class TorchEncoder(Encoder):
         self._loaded = loaded
         self._layer = spec.layer or ""
         self._resized: tuple[tuple[int, int], nn.Module, Network] | None = None  # the last size asked for
+        self._mapped: tuple[tuple[int, int], nn.Module, Network] | None = None  # likewise of a canvas
         self.blocks = loaded.blocks
         if spec.layer in loaded.blocks:  # what lies behind the layer decides nothing
             self.blocks = loaded.blocks[: loaded.blocks.index(spec.layer) + 1]
@@ -174,7 +175,7 @@ class TorchEncoder(Encoder):
         other.module, other.network = module, network
         other.preprocess = self.preprocess.on_canvas(size)
         other._loaded = replace(self._loaded, module=module, network=network, preprocess=other.preprocess)
-        other._resized = None
+        other._resized = other._mapped = None
         other.__dict__.pop("_plan", None)
         return other
 
@@ -219,6 +220,8 @@ class TorchEncoder(Encoder):
         if size is None or tuple(size) == tuple(native):
             _ = self.taps
             return self.module, self.network
+        if self._mapped is not None and self._mapped[0] == tuple(size):
+            return self._mapped[1:]
         at, stride = f"{size[0]}x{size[1]}", self.taps.strides[-1]
         if self.taps.exact and (size[0] % stride or size[1] % stride):
             nearest = "x".join(str(max(1, round(side / stride)) * stride) for side in size)
@@ -244,6 +247,7 @@ class TorchEncoder(Encoder):
                 f"{self.name}: at {at} the network gives maps {shapes}; expected {list(self.taps.channels)} channels on "
                 f"{cells} cells."
             )
+        self._mapped = ((size[0], size[1]), module, network)
         return module, network
 
     def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:

@@ -30,7 +30,7 @@ from selector.extract.backend_choice import Agreement, agreement
 from selector.extract.backends import open_backend, why_not
 from selector.extract.backends.eager import has_bfloat16, unrounded
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
-from selector.extract.prefetch_model import open_ahead
+from selector.extract.prefetch_model import LoadAhead, open_ahead
 from selector.store import Entry, FeatureStore
 from selector.store.documents import digest
 from selector.zoo import ModelSpec
@@ -1054,6 +1054,30 @@ def test_what_cannot_be_opened_ahead_is_left_for_its_turn(
 
     monkeypatch.setattr(opening, "open_backend", refuses)
     assert open_ahead(small, **AUTO, rows_expected=500, store=FeatureStore(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(("limit", "again"), [(None, ["large"]), ("1GB", ["small", "large"])])
+def test_small_networks_stay_loaded_for_the_next_round(
+    limit: str | None, again: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(spec: ModelSpec) -> Encoder:
+        loaded.append(spec.name)
+        encoder = Small(torch.nn.Flatten(), 3 * 32 * 32)
+        encoder.num_parameters = 10**9 if spec.name == "large" else 1
+        return encoder
+
+    if limit is not None:
+        monkeypatch.setenv("SELECTOR_MAX_MEMORY", limit)
+    ahead = LoadAhead(load)
+    specs = [ModelSpec(name=name, source="timm:test_resnet") for name in ("small", "large")]
+    first = [ahead.take(spec) for spec in specs]
+    loaded.clear()
+    ahead.start(specs[0])
+    second = [ahead.take(spec) for spec in specs]
+    assert loaded == again
+    assert (second[0] is first[0]) == (limit is None)
 
 
 def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest.MonkeyPatch) -> None:

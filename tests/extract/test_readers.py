@@ -16,6 +16,7 @@ from selector.extract.row_readers import Outputs, level_of, registry
 from selector.extract.rows import JUDGED_ON, MapRunner, canvas_encoder, extract_rows, open_map_runner
 from selector.modalities.image import canvas_of
 from selector.modalities.pixels.maps import read_points
+from selector.sources._maps import MapTaps
 from tests.sources.samples import load, spec
 
 RNG = np.random.default_rng(0)
@@ -177,6 +178,15 @@ def test_words_are_found_by_their_number() -> None:
     assert rows[:, 0].tolist() == [2.0, 4.0, 10.0]
     with pytest.raises(IndexError, match="a word that its text does not have"):
         registry.get("word").read(outputs, torch.tensor([0]), torch.tensor([[2]]), "features")
+
+
+def test_a_canvas_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, passes, original = load(spec("timm:test_vit")), [], MapTaps.read
+    _ = encoder.taps
+    monkeypatch.setattr(MapTaps, "read", lambda *args: passes.append(tuple(args[2].shape[2:])) or original(*args))
+    sizes = [canvas_encoder(encoder, size).preprocess.input_size[1:] for size in ((96, 128), (96, 128), (128, 96))]
+    assert sizes == [(96, 128), (96, 128), (128, 96)]
+    assert passes == [(96, 128), (128, 96)]
 
 
 def test_the_canvas_has_the_median_aspect_in_multiples_of_32() -> None:
