@@ -121,7 +121,7 @@ def open_ahead(
     """
     import torch
 
-    from selector.extract.backend_choice import known_ways
+    from selector.extract.backend_choice import JUDGED_ON, known_ways
     from selector.extract.encode import batch_of, decided_before, resolve_device
 
     device = resolve_device(device)
@@ -137,8 +137,8 @@ def open_ahead(
                 return {}
             return {how: open_backend(how[0], encoder, device, how[1], before.batch_size, store.compiled_folder)}
         known = next(known_ways(encoder, device, store), None)
-        if known is None or (precision, backend) != ("auto", "auto"):
-            return {}
+        if known is None or (precision, backend) != ("auto", "auto") or rows_expected < JUDGED_ON:
+            return {}  # what so few images cannot judge runs in eager torch
         batch = encoder.probe()
         started = time.thread_time()  # this thread's share of the work; what others do meanwhile does not count
         with torch.inference_mode():

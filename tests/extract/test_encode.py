@@ -1009,6 +1009,7 @@ def test_the_likely_backend_is_opened_ahead_where_that_pays_and_is_not_opened_ag
     store = FeatureStore(tmp_path)
     known(monkeypatch, backend="openvino", precision="float32", speedup=100.0)
     assert open_ahead(small, **PLAIN, rows_expected=500, store=store) == {}  # a backend was asked for
+    assert open_ahead(small, **AUTO, rows_expected=100, store=store) == {}  # too few to judge it
     opened = open_ahead(small, **AUTO, rows_expected=500, store=store)
     assert list(opened) == [("openvino", "float32")]
     monkeypatch.setattr(
