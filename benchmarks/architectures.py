@@ -120,12 +120,7 @@ class MobileNetV1(Backbone):
         self.blocks, cin = nn.ModuleList(), ch(32)
         for c, stride in self.PLAN:
             self.blocks.append(
-                nn.ModuleDict(
-                    {
-                        "dw": SameConv2d(cin, cin, 3, stride, groups=cin),
-                        "pw": SameConv2d(cin, ch(c), 1),
-                    }
-                )
+                nn.ModuleDict({"dw": SameConv2d(cin, cin, 3, stride, groups=cin), "pw": SameConv2d(cin, ch(c), 1)})
             )
             cin = ch(c)
         self._finish()

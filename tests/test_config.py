@@ -29,11 +29,7 @@ from tests.report import samples
 
 @pytest.mark.parametrize(
     ("function", "config", "positional"),
-    [
-        (api.rank, ScanConfig, "target"),
-        (api.plan, ScanConfig, "target"),
-        (api.confirm, ConfirmConfig, "ranking"),
-    ],
+    [(api.rank, ScanConfig, "target"), (api.plan, ScanConfig, "target"), (api.confirm, ConfirmConfig, "ranking")],
 )
 def test_signatures_are_the_fields(function: Any, config: Any, positional: str) -> None:
     first, *keywords = inspect.signature(function).parameters.values()

@@ -16,10 +16,7 @@ from benchmarks.suite import encoders, image_sets
 from benchmarks.suite.suites import Column, Extracted, Facts, LabeledSet, Suite
 
 SOURCE_IS_TARGET = MappingProxyType(
-    {
-        "cifar10": ("cifar_resnet20", "cifar_resnet56", "tiniest", "mlc_resnet8"),
-        "mnist": ("mnist_cnn",),
-    }
+    {"cifar10": ("cifar_resnet20", "cifar_resnet56", "tiniest", "mlc_resnet8"), "mnist": ("mnist_cnn",)}
 )
 
 TRANSFORMER = "imgfocus_vits14"

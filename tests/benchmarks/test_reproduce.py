@@ -24,8 +24,7 @@ def test_tables_have_the_shape_of_their_name_and_plausible_values(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("sfda_cnn_11x11", 0.837), ("transfergraph_111x13", 0.280), ("shift_image_231x16", 0.300)],
+    ("name", "expected"), [("sfda_cnn_11x11", 0.837), ("transfergraph_111x13", 0.280), ("shift_image_231x16", 0.300)]
 )
 def test_mean_rank_elsewhere_reaches_the_quoted_agreement(name, expected):
     """Against scipy and a ranking that is computed set by set."""

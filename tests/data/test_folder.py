@@ -6,8 +6,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from PIL import Image
 from selector.core.errors import TargetError
 from selector.data import load_origin, load_target, without
 from tests.conftest import image_folder
+
+PIXELS = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
 
 
 def picture(path: Path, seed: int) -> Path:
@@ -152,89 +155,50 @@ def test_loading_does_not_import_torch(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- bad input
 
 
-def test_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(
-        TargetError, match=r"found 0 images but no class folders with images in them; expected one folder"
-    ):
-        load_target(tmp_path)
+def with_emu(root: Path, count: int, different: bool = True) -> Path:
+    """Three classes, the last of so few images."""
+    image_folder(root, 5, classes=("cat", "dog"))
+    for i in range(count):
+        picture(root / "emu" / f"{i}.png", i if different else 1)
+    return root
 
 
-def test_images_without_class_folders(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", 1)
-    with pytest.raises(TargetError, match=r"found 1 images but no class folders"):
-        load_target(tmp_path)
-
-
-def test_one_class(tmp_path: Path) -> None:
-    root = image_folder(tmp_path / "x", 5, classes=("cat",))
-    with pytest.raises(TargetError, match=r"found one class only \('cat', 5 images\); a ranking needs at least two"):
-        load_target(root)
-
-
-def test_a_class_with_one_image(tmp_path: Path) -> None:
-    root = image_folder(tmp_path / "x", 5, classes=("cat", "dog"))
-    picture(root / "emu" / "1.png", 1)
-    with pytest.raises(
-        TargetError,
-        match=r"class 'emu' has 1 item; 3 are needed, at least one for each of train, val and test; add images or remove",
-    ):
-        load_target(root)
-
-
-def test_a_class_with_copies_of_one_image(tmp_path: Path) -> None:
-    root = image_folder(tmp_path / "x", 5, classes=("cat", "dog"))
-    for i in range(4):
-        picture(root / "emu" / f"{i}.png", 1)
-    with pytest.raises(TargetError, match=r"class 'emu' has 4 items, 1 of them different; 3 are needed"):
-        load_target(root)
-
-
-def test_a_given_split_without_a_class(tmp_path: Path) -> None:
-    root = split_folder(tmp_path / "x", {"train": 3, "val": 2, "test": 2})
+def without_dog(root: Path) -> Path:
+    split_folder(root, {"train": 3, "val": 2, "test": 2})
     shutil.rmtree(root / "test" / "dog")
-    with pytest.raises(
-        TargetError, match=r"class 'dog' has no image in test \(train 3, val 2, test 0\); every class needs"
-    ):
-        load_target(root)
+    return root
 
 
-def test_a_split_with_a_class_that_train_lacks(tmp_path: Path) -> None:
-    root = split_folder(tmp_path / "x", {"train": 5, "test": 2})
+def emu_in_test(root: Path) -> Path:
+    split_folder(root, {"train": 5, "test": 2})
     picture(root / "test" / "emu" / "0.png", 77)
-    with pytest.raises(
-        TargetError,
-        match=r"class 'emu' has 0 items in train \(test 1\); 2 are needed, at least one for each of train and val",
-    ):
-        load_target(root)
+    return root
 
 
-def test_splits_without_train(tmp_path: Path) -> None:
-    labels = ["a", "b"] * 4
-    images = np.arange(8 * 16, dtype=np.uint8).reshape(8, 4, 4)
-    with pytest.raises(TargetError, match=r"splits test and val were found but no train; add one"):
-        load_target({"val": (images[:4], labels[:4]), "test": (images[4:], labels[4:])})
+def wrote(path: Path) -> Path:
+    path.write_text("x")
+    return path
 
 
-def test_class_names_that_differ_by_case(tmp_path: Path) -> None:
-    root = image_folder(tmp_path / "x", 4, classes=("Cat", "cat", "dog"))
-    with pytest.raises(
-        TargetError, match=r"class names 'Cat' and 'cat' differ by case or spaces only; merge or rename"
-    ):
-        load_target(root)
-
-
-def test_missing_path_names_the_nearest(tmp_path: Path) -> None:
-    image_folder(tmp_path / "photos", 4)
-    with pytest.raises(TargetError, match=r"photo does not exist; did you mean 'photos'\?"):
-        load_target(tmp_path / "photo")
-
-
-def test_a_file_that_is_no_data_set(tmp_path: Path) -> None:
-    (tmp_path / "x.docx").write_text("x")
-    with pytest.raises(
-        TargetError, match=r"x\.docx is unsupported; expected a folder, or a parquet, CSV, TSV or JSONL file"
-    ):
-        load_target(tmp_path / "x.docx")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p, r"found 0 images but no class folders with images in them; expected one folder"),
+        (lambda p: picture(p / "a.png", 1).parent, r"found 1 images but no class folders"),
+        (lambda p: image_folder(p / "x", 5, classes=("cat",)), r"found one class only \('cat', 5 images\); a ranking needs at least two"),
+        (lambda p: with_emu(p / "x", 1), r"class 'emu' has 1 item; 3 are needed, at least one for each of train, val and test; add images or remove"),
+        (lambda p: with_emu(p / "x", 4, different=False), r"class 'emu' has 4 items, 1 of them different; 3 are needed"),
+        (lambda p: without_dog(p / "x"), r"class 'dog' has no image in test \(train 3, val 2, test 0\); every class needs"),
+        (lambda p: emu_in_test(p / "x"), r"class 'emu' has 0 items in train \(test 1\); 2 are needed, at least one for each of train and val"),
+        (lambda p: {"val": (PIXELS[:4], list("abab")), "test": (PIXELS[4:], list("abab"))}, r"splits test and val were found but no train; add one"),
+        (lambda p: image_folder(p / "x", 4, classes=("Cat", "cat", "dog")), r"class names 'Cat' and 'cat' differ by case or spaces only; merge or rename"),
+        (lambda p: image_folder(p / "photos", 4).with_name("photo"), r"photo does not exist; did you mean 'photos'\?"),
+        (lambda p: wrote(p / "x.docx"), r"x\.docx is unsupported; expected a folder, or a parquet, CSV, TSV or JSONL file"),
+    ],
+)  # fmt: skip
+def test_folders_that_are_no_target(tmp_path: Path, make: Callable[[Path], Any], message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        load_target(make(tmp_path))
 
 
 @pytest.fixture
@@ -248,23 +212,14 @@ def as_nobody() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_unreadable_directory(as_nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["leaning", "leaning/000.png"])
+def test_what_cannot_be_read_is_named(as_nobody: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     root = image_folder(as_nobody / "x", 4)
     monkeypatch.setenv("SELECTOR_CACHE", str(as_nobody / "cache"))
-    (root / "leaning").chmod(0)
+    (root / place).chmod(0)
     if os.geteuid() == 0:
         os.seteuid(65534)
     with pytest.raises(
-        TargetError, match=r"leaning cannot be read \(Permission denied\); make it readable or remove it"
+        TargetError, match=rf"{place} cannot be read \(Permission denied\); make it readable or remove it"
     ):
-        load_target(root)
-
-
-def test_unreadable_file(as_nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = image_folder(as_nobody / "x", 4)
-    monkeypatch.setenv("SELECTOR_CACHE", str(as_nobody / "cache"))
-    (root / "leaning" / "000.png").chmod(0)
-    if os.geteuid() == 0:
-        os.seteuid(65534)
-    with pytest.raises(TargetError, match=r"leaning/000\.png cannot be read \(Permission denied\); make it readable"):
         load_target(root)

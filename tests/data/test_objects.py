@@ -102,10 +102,7 @@ class Augmented(Pairs):
         ),
         (Pairs([(torch.full((3, 4, 4), torch.nan), 1)]), r"item 0: values from nan to nan; expected 0\.\.1"),
         (Pairs([(np.zeros((4, 4), np.int32), 1)]), r"item 0: the image has values of int32; expected uint8"),
-        (
-            Augmented(list(zip(IMAGES, LABELS, strict=True))),
-            r"item 0 differs each time it is read; leave random",
-        ),
+        (Augmented(list(zip(IMAGES, LABELS, strict=True))), r"item 0 differs each time it is read; leave random"),
         (Pairs([]), r"Pairs: no items found"),
     ],
 )

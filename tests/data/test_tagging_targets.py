@@ -214,42 +214,44 @@ def test_columns_are_asked_for(tmp_path: Path) -> None:
         load_target(path)
 
 
-def bad(tmp_path: Path, words: list[Any], tags: list[Any]) -> Path:
+@pytest.mark.parametrize(
+    ("words", "tags", "message"),
+    [
+        (["a", "b"], ["O"], r"line 41 has 2 words but 1 labels; give one label per word"),
+        ([], [], r"line 41 has no words; give it some or remove it"),
+        (["a"], None, r"line 41 has no labels; give it one a word or remove it"),
+        (["a", "b"], ["O", None], r"line 41, word 2 has no label; give it one or remove it"),
+        (["a", 3], ["O", "O"], r"line 41: expected a list of words. Got list \(\['a', 3\]\)"),
+    ],
+)
+def test_bad_sentences_are_named_with_their_line(tmp_path: Path, words: Any, tags: Any, message: str) -> None:
     good, own = sentences()
-    return json_lines(tmp_path / "bad.jsonl", of([*good, *words], [*own, *tags]))
+    with pytest.raises(TargetError, match=message):
+        load_target(json_lines(tmp_path / "bad.jsonl", of([*good, words], [*own, tags])))
 
 
-def test_bad_sentences_are_named_with_their_line(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"line 41 has 2 words but 1 labels; give one label per word"):
-        load_target(bad(tmp_path, [["a", "b"]], [["O"]]))
-    with pytest.raises(TargetError, match=r"line 41 has no words; give it some or remove it"):
-        load_target(bad(tmp_path, [[]], [[]]))
-    with pytest.raises(TargetError, match=r"line 41 has no labels; give it one a word or remove it"):
-        load_target(bad(tmp_path, [["a"]], [None]))
-    with pytest.raises(TargetError, match=r"line 41, word 2 has no label; give it one or remove it"):
-        load_target(bad(tmp_path, [["a", "b"]], [["O", None]]))
-    with pytest.raises(TargetError, match=r"line 41: expected a list of words. Got list \(\['a', 3\]\)"):
-        load_target(bad(tmp_path, [["a", 3]], [["O", "O"]]))
-    words, tags = sentences()
-    path = parquet(tmp_path / "p.parquet", words, tags)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a O\nb O\n\nc\n", r"bad.conll:4: found 1 columns; expected 2 as on line 1: every word needs"),
+        ("only words\n\n" * 3, r"found one class only \('words'"),
+        ("word\n", r"bad.conll:1: found one column \('word'\); expected a word and its label"),
+        ("\n\n", r"no sentences found"),
+    ],
+)
+def test_bad_conll_files(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "bad.conll").write_text(content)
+    with pytest.raises(TargetError, match=message):
+        load_target(tmp_path / "bad.conll")
+
+
+def test_a_number_that_is_no_label_and_a_task_that_does_not_fit(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "p.parquet", *sentences())
     table = pq.read_table(path).to_pydict()
     table["ner_tags"][3][0] = 7
     pq.write_table(pa.table(table).replace_schema_metadata(pq.read_schema(path).metadata), path)
     with pytest.raises(TargetError, match=r"p.parquet:3, word 1 has the label 7; expected an int in 0..2"):
         load_target(path)
-    file = tmp_path / "bad.conll"
-    file.write_text("a O\nb O\n\nc\n")
-    with pytest.raises(TargetError, match=r"bad.conll:4: found 1 columns; expected 2 as on line 1: every word needs"):
-        load_target(file)
-    file.write_text("only words\n\n" * 3)
-    with pytest.raises(TargetError, match=r"found one class only \('words'"):
-        load_target(file)
-    file.write_text("word\n")
-    with pytest.raises(TargetError, match=r"bad.conll:1: found one column \('word'\); expected a word and its label"):
-        load_target(file)
-    file.write_text("\n\n")
-    with pytest.raises(TargetError, match=r"no sentences found"):
-        load_target(file)
     with pytest.raises(ConfigError, match=r"task 'classification' was asked for, but the data have one label per word"):
         load_target(sentences(), task="classification")
 

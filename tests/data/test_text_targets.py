@@ -167,56 +167,48 @@ def test_what_is_no_list_of_texts() -> None:
         load_target((pd.Series([None, *TEXTS[1:]]), LABELS))
 
 
-def test_frames_that_cannot_be_read() -> None:
-    table = pd.DataFrame({"text": TEXTS, "label": LABELS})
-    with pytest.raises(
-        TargetError, match=r"table: which column holds the text\? Columns: body, label. Name it with text_c"
-    ):
-        load_target(table.rename(columns={"text": "body"}))
-    with pytest.raises(TargetError, match=r"table: a column name occurs twice \(text, text\); rename one"):
-        load_target(table.set_axis(["text", "text"], axis=1))
-    with pytest.raises(TargetError, match=r"row 3 has no label; give it one or remove it"):
-        load_target(table.assign(label=[*LABELS[:3], None, *LABELS[4:]]))
-    with pytest.raises(TargetError, match=r"row 3: column 'text' holds float \(nan\); expected text"):
-        load_target(table.assign(text=[*TEXTS[:3], float("nan"), *TEXTS[4:]]))
-    with pytest.raises(TargetError, match=r"no items found"):
-        load_target(table[:0])
+FRAME = pd.DataFrame({"text": TEXTS, "label": LABELS})
 
 
-def test_columns_are_asked_for_and_never_guessed(tmp_path: Path) -> None:
-    two = csv(tmp_path / "two.csv", ["a,b,c"], "text,sentence,label")
-    with pytest.raises(
-        TargetError, match=r"'text' and 'sentence' could each be the text column; choose one with text_column"
-    ):
-        load_target(two)
-    labels = csv(tmp_path / "labels.csv", ["a,b,c"], "text,label,intent")
-    with pytest.raises(
-        TargetError, match=r"'label' and 'intent' could each be the label column; .* \(--label-column\)"
-    ):
-        load_target(labels)
-    near = csv(tmp_path / "near.csv", ["a,b"], "full_text,label")  # 'text' in a name means nothing
-    with pytest.raises(
-        TargetError,
-        match=r"near.csv: which column holds the texts, or the images\? Columns: full_text, label. Name texts with text_column "
-        r"\(--text-column\), two columns for pairs. Of images call the path column 'path', or name it with image_column",
-    ):
-        load_target(near)
-    with pytest.raises(
-        TargetError, match=r"no column 'ful_text'; did you mean 'full_text'\? Columns: full_text, label"
-    ):
-        load_target(near, text_column="ful_text")
-    lines = json_lines(tmp_path / "l.jsonl", [{"body": "a", "label": 1}])
-    with pytest.raises(
-        TargetError, match=r"which column holds the text\? Columns: body, label. Name it with text_column"
-    ):
-        load_target(lines)
-    for twice in (["text", "text"], "text, text"):
-        with pytest.raises(
-            TargetError, match=r"two.csv: text_column names 'text' twice; give it once, or two columns for p"
-        ):
-            load_target(two, text_column=twice)
-    with pytest.raises(TargetError, match="text_column names 3 columns; give one, or two for pairs"):
-        load_target(two, text_column=["text", "sentence", "label"])
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (FRAME.rename(columns={"text": "body"}), r"table: which column holds the text\? Columns: body, label. Name it with text_c"),
+        (FRAME.set_axis(["text", "text"], axis=1), r"table: a column name occurs twice \(text, text\); rename one"),
+        (FRAME.assign(label=[*LABELS[:3], None, *LABELS[4:]]), r"row 3 has no label; give it one or remove it"),
+        (FRAME.assign(text=[*TEXTS[:3], float("nan"), *TEXTS[4:]]), r"row 3: column 'text' holds float \(nan\); expected text"),
+        (FRAME[:0], r"no items found"),
+    ],
+)  # fmt: skip
+def test_frames_that_cannot_be_read(frame: pd.DataFrame, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        load_target(frame)
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "message"),
+    [
+        ("text,sentence,label", {}, r"'text' and 'sentence' could each be the text column; choose one with text_column"),
+        ("text,label,intent", {}, r"'label' and 'intent' could each be the label column; .* \(--label-column\)"),
+        # 'text' in a name means nothing
+        ("full_text,label", {}, r"t.csv: which column holds the texts, or the images\? Columns: full_text, label. Name texts with text_column "
+         r"\(--text-column\), two columns for pairs. Of images call the path column 'path', or name it with image_column"),
+        ("full_text,label", {"text_column": "ful_text"}, r"no column 'ful_text'; did you mean 'full_text'\? Columns: full_text, label"),
+        (None, {}, r"which column holds the text\? Columns: body, label. Name it with text_column"),
+        ("text,sentence,label", {"text_column": ["text", "text"]}, r"t.csv: text_column names 'text' twice; give it once, or two columns for p"),
+        ("text,sentence,label", {"text_column": "text, text"}, r"t.csv: text_column names 'text' twice; give it once, or two columns for p"),
+        ("text,sentence,label", {"text_column": ["text", "sentence", "label"]}, "text_column names 3 columns; give one, or two for pairs"),
+    ],
+)  # fmt: skip
+def test_columns_are_asked_for_and_never_guessed(
+    tmp_path: Path, header: str | None, options: dict[str, Any], message: str
+) -> None:
+    if header is None:
+        file = json_lines(tmp_path / "l.jsonl", [{"body": "a", "label": 1}])
+    else:
+        file = csv(tmp_path / "t.csv", [",".join("abc"[: header.count(",") + 1])], header)
+    with pytest.raises(TargetError, match=message):
+        load_target(file, **options)
 
 
 def test_a_manifest_of_images_stays_one(tmp_path: Path) -> None:
@@ -245,39 +237,32 @@ def test_splits_of_a_column(tmp_path: Path) -> None:
         load_target(csv(tmp_path / "s.csv", ["a,b,tests"], "text,label,split"))
 
 
-def test_bad_files_are_named_with_their_line(tmp_path: Path) -> None:
-    mixed = tmp_path / "mixed.csv"
-    mixed.write_bytes("text,label\nschön,a\n".encode() + "schön,b\n".encode("latin-1"))
-    with pytest.raises(TargetError, match=r"mixed.csv:3: byte 0xf6 is not UTF-8; expected one encoding throughout"):
-        load_target(mixed)
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"text": "a", "label": 1}\n{"text": \n')
-    with pytest.raises(TargetError, match=r"broken.jsonl:2: not JSON .*expected one object per line"):
-        load_target(broken)
-    missing = csv(tmp_path / "missing.csv", [*(f"{t},x" for t in TEXTS[:5]), "unlabeled,"])
-    with pytest.raises(TargetError, match=r"line 7 has no label; give it one or remove it"):
-        load_target(missing)
-    for text in ("", "\n\n"):
-        broken.write_text(text)
-        with pytest.raises(
-            TargetError, match=r'broken.jsonl: no rows found; expected one object per line, such as {"text":'
-        ):
-            load_target(broken)
-    broken.with_suffix(".csv").write_text("")
-    with pytest.raises(TargetError, match=r"broken.csv: the table is empty; expected columns of texts and labels"):
-        load_target(broken.with_suffix(".csv"), text_column="text")
-    nothing = json_lines(tmp_path / "n.jsonl", [{"text": "a", "label": "x"}, {"text": "b"}])
-    with pytest.raises(TargetError, match=r"line 2 has no label"):
-        load_target(nothing)
-    number = json_lines(tmp_path / "t.jsonl", [{"text": 3, "label": "x"}])
-    with pytest.raises(TargetError, match=r"line 1: column 'text' holds int \(3\); expected text"):
-        load_target(number)
-    unseen = [
-        f"{t},{label},{split}"
-        for t, label, split in zip(TEXTS, LABELS, ["train"] * 20 + ["val"] * 10 + ["test"] * 10, strict=True)
-    ]
-    with pytest.raises(TargetError, match=r"class 'snow' has no text in train \(train 0, val 0, test 1\)"):
-        load_target(csv(tmp_path / "u.csv", [*unseen, "odd,snow,test"], "text,label,split"))
+SPLIT_ROWS = [f"{t},{k},{('train', 'train', 'val', 'test')[i // 10]}" for i, (t, k) in enumerate(zip(TEXTS, LABELS, strict=True))]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "text,label\nschön,a\n".encode() + "schön,b\n".encode("latin-1"), r"x.csv:3: byte 0xf6 is not UTF-8; expected one encoding throughout"),
+        ("x.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"x.jsonl:2: not JSON .*expected one object per line"),
+        ("x.csv", "\n".join(["text,label", *(f"{t},x" for t in TEXTS[:5]), "unlabeled,"]), r"line 7 has no label; give it one or remove it"),
+        ("x.jsonl", "", r'x.jsonl: no rows found; expected one object per line, such as {"text":'),
+        ("x.jsonl", "\n\n", r'x.jsonl: no rows found; expected one object per line, such as {"text":'),
+        ("x.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"}', r"line 2 has no label"),
+        ("x.jsonl", '{"text": 3, "label": "x"}', r"line 1: column 'text' holds int \(3\); expected text"),
+        ("x.csv", "\n".join(["text,label,split", *SPLIT_ROWS, "odd,snow,test"]), r"class 'snow' has no text in train \(train 0, val 0, test 1\)"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_named_with_their_line(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(TargetError, match=message):
+        load_target(tmp_path / name)
+
+
+def test_an_empty_table_whose_columns_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("")
+    with pytest.raises(TargetError, match=r"x.csv: the table is empty; expected columns of texts and labels"):
+        load_target(tmp_path / "x.csv", text_column="text")
 
 
 ROWS = [f"{text}\t{label}" for text, label in zip(TEXTS, LABELS, strict=True)]

@@ -278,37 +278,22 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
     zoo.write_text(json.dumps({"models": [{"name": "good", "source": "timm:test_resnet", "weights": "none"}, slow]}))
     words = [
         sys.executable,
-        "-m",
-        "selector",
-        "scan",
-        str(photos),
-        "--zoo",
-        str(zoo),
-        "--trust-zoo",
-        "--isolate",
-        "off",
+        *[
+            "-m",
+            "selector",
+            "scan",
+            "--trust-zoo",
+            "--isolate",
+            "off",
+            "--no-confirm",
+            "--proxies",
+            "knn",
+            "--measure-cost",
+            "never",
+        ],
     ]
-    words += [
-        "--no-confirm",
-        "--proxies",
-        "knn",
-        "--store",
-        str(tmp_path / "store"),
-        "--measure-cost",
-        "never",
-        "--out",
-    ]
-    words += [
-        str(tmp_path / "run"),
-        "--precision",
-        "float32",
-        "--backend",
-        "eager",
-        "--engine",
-        engine,
-        "--workers",
-        "2",
-    ]
+    words += ["--precision", "float32", "--backend", "eager", "--workers", "2"]
+    words += [str(photos), "--zoo", str(zoo), "--engine", engine, "--store", str(tmp_path / "store"), "--out", str(tmp_path / "run")]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

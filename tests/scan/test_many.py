@@ -86,9 +86,6 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders: list[Path],
     zoo.write_text(json.dumps({"models": [{"name": s.name, "source": s.source} for s in ZOO[:2]]}))
     words = [
         "scan",
-        f"@{names}",
-        "--zoo",
-        str(zoo),
         "--trust-zoo",
         "--isolate",
         "off",
@@ -97,17 +94,12 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders: list[Path],
         "knn",
         "--backend",
         "eager",
-    ]
-    words += [
         "--precision",
         "float32",
         "--measure-cost",
         "never",
-        "--store",
-        str(tmp_path / "s"),
-        "--out",
-        str(tmp_path / "all"),
     ]
+    words += [f"@{names}", "--zoo", str(zoo), "--store", str(tmp_path / "s"), "--out", str(tmp_path / "all")]
     ran = CliRunner().invoke(app, [*words, "--json"])
     assert ran.exit_code == 3, ran.output  # a target failed
     said = json.loads(ran.stdout)

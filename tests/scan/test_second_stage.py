@@ -9,15 +9,7 @@ import selector
 from selector.core.stats import Metric
 from selector.ranking.combination import agreeing
 from selector.ranking.prior import PriorScore
-from selector.ranking.second_stage import (
-    MARGIN,
-    Scale,
-    as_long_as,
-    choose,
-    combined,
-    contenders,
-    without_prior_against,
-)
+from selector.ranking.second_stage import MARGIN, Scale, as_long_as, choose, combined, contenders, without_prior_against
 from selector.report.html import write_report
 from selector.report.ranking import load_ranking
 from selector.results import ModelResult, PilotCell, PriorCell

@@ -92,9 +92,7 @@ def test_the_onnx_file_and_the_example_of_the_page_say_the_same(
     assert set(json.loads(facts["preprocess"])) == told
     assert json.loads(facts["preprocess"])["max_length"] == 64
     example = re.search(
-        r"<!-- not run: this run holds an image model -->\n```python\n(.*?)```",
-        PAGE.read_text(encoding="utf-8"),
-        re.S,
+        r"<!-- not run: this run holds an image model -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S
     )
     assert example
     monkeypatch.chdir(path.parent)

@@ -158,7 +158,7 @@ def test_blocks_of_a_network_of_unknown_make() -> None:
             self.head = nn.Linear(4, 2)
 
     assert blocks_by_structure(Net(), "head") == [
-        *("stem.0", "stages.0.blocks.0", "stages.0.blocks.1", "stages.1.0", "stages.1.1", "stages.2"),
+        *("stem.0", "stages.0.blocks.0", "stages.0.blocks.1", "stages.1.0", "stages.1.1", "stages.2")
     ]
     plain = nn.Module()
     plain.conv, plain.norm, plain.fc = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)

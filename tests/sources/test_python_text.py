@@ -119,9 +119,7 @@ def onnx_file(path: Path, *, sentences: bool = False, tokens: bool = True) -> np
     ids, mask = (
         helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "t"]) for n in ("input_ids", "attention_mask")
     )
-    outputs = [
-        helper.make_tensor_value_info("unused", TensorProto.FLOAT, ["b", "t"]),
-    ]
+    outputs = [helper.make_tensor_value_info("unused", TensorProto.FLOAT, ["b", "t"])]
     if tokens:
         outputs.append(helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["b", "t", 4]))
     if sentences:

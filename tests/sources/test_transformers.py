@@ -129,11 +129,7 @@ def test_poolings(folders: dict[str, Path], pooling: str) -> None:
 def test_a_sentence_folder_is_read_as_it_was_trained(tmp_path: Path) -> None:
     folder = sentence_model(tmp_path / "sentences")
     encoder = load(folder)
-    assert (encoder.path.layer, encoder.path.pooling, encoder.path.specials) == (
-        "last",
-        "cls",
-        True,
-    )
+    assert (encoder.path.layer, encoder.path.pooling, encoder.path.specials) == ("last", "cls", True)
     assert encoder.preprocess.max_length == 32
     batch = tokens(encoder)
     with torch.no_grad():

@@ -19,17 +19,8 @@ from selector.core.errors import ConfigError, TargetError
 from selector.core.stats import best_temperature, softmax
 from selector.core.task import NotFinite
 from selector.tasks import _classes, registry
-from selector.tasks._classes import (
-    auroc,
-    calibration_error,
-    class_weights,
-    confusion_matrix,
-    per_class_table,
-)
-from selector.tasks.classification import (
-    METRICS,
-    Classification,
-)
+from selector.tasks._classes import auroc, calibration_error, class_weights, confusion_matrix, per_class_table
+from selector.tasks.classification import METRICS, Classification
 
 task = Classification()
 

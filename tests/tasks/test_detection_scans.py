@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +11,9 @@ import pytest
 from PIL import Image
 
 import selector
-from selector.report.ranking import load_ranking
 from tests.sources.samples import spec
+from tests.support.kills import begun, figures, killed_in_training
 
-SCAN = """
-import sys
-import selector
-from tests.tasks.test_detection_scans import OPTIONS, zoo
-selector.rank(sys.argv[1], zoo=zoo(), store=sys.argv[2], out=sys.argv[3], **OPTIONS)
-"""
 OPTIONS: dict[str, Any] = {
     "proxies": ["knn", "loo-ridge"], "precision": "float32", "measure_cost": "never", "history": False, "seed": 0, "confirm": True,
     "top_k": 1, "max_steps": 4, "strategies": ["full"], "decoder": ["ssd", "retinanet"],
@@ -53,34 +42,15 @@ def scenes(root: Path) -> Path:
     return path
 
 
-def figures(run: Path) -> list[Any]:
-    """What two runs of the same must have in common."""
-    return [
-        (m.name, m.transferability, [(x.strategy, dict(x.val), dict(x.test)) for x in m.measurements])
-        for m in load_ranking(run)
-    ]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_kill_in_the_training_changes_nothing(tmp_path: Path) -> None:
     """Killed as soon as the first training is in its journal; the same call goes on from there."""
     path = scenes(tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCAN, str(path), str(tmp_path / "stormy"), str(tmp_path / "killed")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    trainings = tmp_path / "stormy" / "trainings"
-    while process.poll() is None and not list(trainings.rglob("*.npz")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
-    assert (tmp_path / "killed" / "run.json").exists(), "the table was saved before the confirmation"
-    assert not (tmp_path / "killed" / "best").exists()
-    before = {file.name: file.read_bytes() for file in trainings.rglob("*.npz")}
+    stormy, killed = tmp_path / "stormy", tmp_path / "killed"
+    before = killed_in_training(begun(__name__, path, stormy, killed), stormy, killed)
     selector.rank(path, zoo=zoo(), store=tmp_path / "stormy", out=tmp_path / "killed", **OPTIONS)
-    assert all(next(trainings.rglob(name)).read_bytes() == content for name, content in before.items())
+    assert all(next((stormy / "trainings").rglob(name)).read_bytes() == content for name, content in before.items())
     selector.rank(path, zoo=zoo(), store=tmp_path / "calm", out=tmp_path / "whole", **OPTIONS)
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
     pictures = sorted(str(p) for p in tmp_path.glob("*.png"))

@@ -439,8 +439,7 @@ def test_a_stage_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("decoder", "encoder"),
-    [("unet", "test_resnet"), ("segformer", "test_vit"), ("dpt", "test_vit")],
+    ("decoder", "encoder"), [("unet", "test_resnet"), ("segformer", "test_vit"), ("dpt", "test_vit")]
 )
 def test_library_decoders_go_the_whole_way(scenes: Target, tmp_path: Path, decoder: str, encoder: str) -> None:
     import onnxruntime
@@ -661,21 +660,11 @@ def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(
     assert "takes images of its own size only (stem is dilated)" in caplog.text
 
 
-def test_a_scan_ranks_and_confirms(folder: Path, tmp_path: Path) -> None:
-    """From a folder to a saved model that draws: rows are points, classes are counted by the images that show them."""
-    ranking = selector.rank(
-        folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet")], proxies=["knn"], precision="float32",
-        measure_cost="never", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True, max_steps=2,
-        strategies=["frozen"],
-    )  # fmt: skip
-    assert [m.status for m in ranking] == ["ok"]
-    assert ranking.target["class_counts"] == {"background": 24, "disc": 24, "bar": 24}
-    assert next(iter(ranking)).measurements[0].val["miou"] > 0.4
-    assert load_model(tmp_path / "run").predict(str(folder / "test" / "images" / "0.png")).masks[0].shape == (40, 52)  # type: ignore[attr-defined, union-attr]
-
-
 def test_several_decoders_are_compared_in_one_confirmation(folder: Path, tmp_path: Path) -> None:
-    """A configuration is (model, decoder, strategy): one table, one tuning log, one winner with its decoder."""
+    """A configuration is (model, decoder, strategy): one table, one tuning log, one winner with its decoder.
+
+    From a folder to a saved model that draws: rows are points, classes are counted by the images that show them.
+    """
     ranking = selector.rank(
         folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet", name="tiny")], proxies=["knn"],
         precision="float32", measure_cost="never", history=False, store=tmp_path / "store", out=tmp_path / "run", confirm=True,
@@ -684,6 +673,9 @@ def test_several_decoders_are_compared_in_one_confirmation(folder: Path, tmp_pat
     found = {m.strategy: m for m in ranking["tiny"].measurements}
     assert set(found) == {"frozen", "linear/full", "fcn/frozen", "fcn/full"}
     assert all(m.status == "ok" and 0 <= m.val["miou"] <= 1 for m in found.values())
+    assert ranking.target["class_counts"] == {"background": 24, "disc": 24, "bar": 24}
+    assert found["frozen"].val["miou"] > 0.4
+    assert load_model(tmp_path / "run").predict(str(folder / "test" / "images" / "0.png")).masks[0].shape == (40, 52)  # type: ignore[attr-defined, union-attr]
     assert found["fcn/frozen"].steps > 0, "a deep decoder has no probe: frozen trains it"
     trials = {(t["model"], t["strategy"]) for t in ranking.confirmation["history"]}
     assert trials == {("tiny", name) for name in found if name != "frozen"}

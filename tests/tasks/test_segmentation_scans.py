@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,18 +11,12 @@ import pytest
 from PIL import Image
 
 import selector
-from selector.report.ranking import load_ranking
 from selector.scan.caveats import MASKED, learned_masked
 from selector.zoo import ModelSpec
 from tests.sources.samples import spec
+from tests.support.kills import begun, figures, killed_in_training
 from tests.tasks.test_segmentation import scene
 
-SCAN = """
-import sys
-import selector
-from tests.tasks.test_segmentation_scans import OPTIONS, zoo
-selector.rank(sys.argv[1], zoo=zoo(), store=sys.argv[2], out=sys.argv[3], **OPTIONS)
-"""
 OPTIONS: dict[str, Any] = {
     "proxies": ["knn", "logme"], "precision": "float32", "measure_cost": "never", "history": False, "seed": 0,
     "confirm": True, "top_k": 1, "max_steps": 12, "strategies": ["full"], "class_names": ["background", "disc", "bar"],
@@ -52,33 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def figures(run: Path) -> list[Any]:
-    """What two runs of the same must have in common."""
-    return [
-        (m.name, m.transferability, [(x.strategy, dict(x.val), dict(x.test)) for x in m.measurements])
-        for m in load_ranking(run)
-    ]
-
-
-def begun(folder: Path, store: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCAN, str(folder), str(store), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_kill_in_the_training_changes_nothing(folder: Path, tmp_path: Path) -> None:
     """Killed as soon as the first training is in its journal; the same call goes on from there."""
-    process = begun(folder, tmp_path / "stormy", tmp_path / "killed")
-    trainings = tmp_path / "stormy" / "trainings"
-    while process.poll() is None and not list(trainings.rglob("*.npz")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
-    assert (tmp_path / "killed" / "run.json").exists(), "the table was saved before the confirmation"
-    assert not (tmp_path / "killed" / "best").exists()
+    stormy, killed = tmp_path / "stormy", tmp_path / "killed"
+    killed_in_training(begun(__name__, folder, stormy, killed), stormy, killed)
     selector.rank(folder, zoo=zoo(), store=tmp_path / "stormy", out=tmp_path / "killed", **OPTIONS)
     selector.rank(folder, zoo=zoo(), store=tmp_path / "calm", out=tmp_path / "whole", **OPTIONS)
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
@@ -89,7 +57,7 @@ def test_a_kill_in_the_training_changes_nothing(folder: Path, tmp_path: Path) ->
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_scans_at_once_share_a_store(folder: Path, tmp_path: Path) -> None:
-    processes = [begun(folder, tmp_path / "store", tmp_path / f"run{i}") for i in range(2)]
+    processes = [begun(__name__, folder, tmp_path / "store", tmp_path / f"run{i}") for i in range(2)]
     for process in processes:
         assert process.wait(timeout=250) == 0, process.stderr.read() if process.stderr else ""
     assert figures(tmp_path / "run0") == figures(tmp_path / "run1")

@@ -273,20 +273,25 @@ def test_the_shipped_zoo_is_diverse_and_described() -> None:
     assert min(m.params or 0 for m in hub) < 2.5e6
     assert max(m.params or 0 for m in hub) > 2.9e8
     text = " ".join(m.source + " " + (m.pretraining or "") for m in hub).lower()
-    for wanted in (
-        *(
-            "imagenet-1k",
-            "imagenet-21k",
-            "clip",
-            "dinov2",
-            "dinov3",
-            "masked autoencoder",
-            "siglip",
-            "convnextv2",
-            "eva02",
-        ),
-        *("efficientnet", "mobilenetv4", "regnet", "swin", "vit", "resnet", "vgg", "inception"),
-    ):
+    assert "masked autoencoder" in text
+    for wanted in [
+        "imagenet-1k",
+        "imagenet-21k",
+        "clip",
+        "dinov2",
+        "dinov3",
+        "siglip",
+        "convnextv2",
+        "eva02",
+        "efficientnet",
+        "mobilenetv4",
+        "regnet",
+        "swin",
+        "vit",
+        "resnet",
+        "vgg",
+        "inception",
+    ]:
         assert wanted in text, wanted
 
 
