@@ -117,28 +117,22 @@ def test_checkpoints_are_unwrapped_and_heads_may_be_missing(tmp_path: Path) -> N
     timm.create_model("test_resnet", num_classes=2).load_state_dict(encoder.with_head(2).state_dict())
 
 
-def test_damaged_and_dangerous_files_are_refused(tmp_path: Path) -> None:
-    base = str(tmp_path)
-    torch.save({"model": network("test_resnet").state_dict(), "args": argparse.Namespace(x=1)}, tmp_path / "code.pth")
-    with pytest.raises(
-        SourceError, match=r"code\.pth is not plain tensors, and running code from a weights file is refused"
-    ):
-        load(spec("timm:test_resnet", weights={"file": "code.pth", "base": base}))
-    (tmp_path / "half.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    with pytest.raises(SourceError, match=r"half\.safetensors cannot be read, it is damaged or in another format"):
-        load(spec("timm:test_resnet", weights={"file": "half.safetensors", "base": base}))
-    (tmp_path / "empty.pth").touch()
-    with pytest.raises(SourceError, match=r"empty\.pth cannot be read"):
-        load(spec("timm:test_resnet", weights={"file": "empty.pth", "base": base}))
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(SourceError, match=r"list\.pth holds no tensors by name; expected a state dict"):
-        load(spec("timm:test_resnet", weights={"file": "list.pth", "base": base}))
-    wrong = stored(tmp_path, network("test_vit"), "vit.safetensors")
-    with pytest.raises(
-        SourceError,
-        match=r"do not fit the network: \d+ missing \(conv1\.0\.weight.*unexpected .*Check the architecture",
-    ):
-        load(spec("timm:test_resnet", weights=wrong))
+@pytest.mark.parametrize(
+    ("file", "make", "message"),
+    [
+        ("code.pth", lambda p: torch.save({"model": network("test_resnet").state_dict(), "args": argparse.Namespace(x=1)}, p),
+         r"code\.pth is not plain tensors, and running code from a weights file is refused"),
+        ("half.safetensors", lambda p: p.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{"), r"half\.safetensors cannot be read, it is damaged or in another format"),
+        ("empty.pth", lambda p: p.touch(), r"empty\.pth cannot be read"),
+        ("list.pth", lambda p: torch.save([1, 2], p), r"list\.pth holds no tensors by name; expected a state dict"),
+        ("vit.safetensors", lambda p: stored(p.parent, network("test_vit"), p.name),
+         r"do not fit the network: \d+ missing \(conv1\.0\.weight.*unexpected .*Check the architecture"),
+    ],
+)  # fmt: skip
+def test_damaged_and_dangerous_files_are_refused(tmp_path: Path, file: str, make: Any, message: str) -> None:
+    make(tmp_path / file)
+    with pytest.raises(SourceError, match=message):
+        load(spec("timm:test_resnet", weights={"file": file, "base": str(tmp_path)}))
 
 
 def test_a_projection_into_a_text_space_is_no_source_head(tmp_path: Path) -> None:
@@ -147,17 +141,15 @@ def test_a_projection_into_a_text_space_is_no_source_head(tmp_path: Path) -> Non
     assert load(spec("timm:test_vit", weights=stored(tmp_path, module))).source_head is None
 
 
-def test_settings_that_would_fetch_or_run_something_are_refused() -> None:
-    for key in (
-        "checkpoint_path",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "features_only",
-        "__class__",
-    ):
-        with pytest.raises(SourceError, match=rf"kwargs\.{key} is not passed on; say with 'weights' where"):
-            registry.get("timm").identify(spec("timm:test_resnet", kwargs={key: "/tmp/x"}))
+@pytest.mark.parametrize(
+    "key", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "features_only", "__class__"]
+)
+def test_settings_that_would_fetch_or_run_something_are_refused(key: str) -> None:
+    with pytest.raises(SourceError, match=rf"kwargs\.{key} is not passed on; say with 'weights' where"):
+        registry.get("timm").identify(spec("timm:test_resnet", kwargs={key: "/tmp/x"}))
+
+
+def test_settings_that_the_network_does_not_know() -> None:
     with pytest.raises(SourceError, match=r"timm cannot build 'test_resnet': TypeError: .*'no_such_setting'"):
         load(spec("timm:test_resnet", kwargs={"no_such_setting": 1}))
 

@@ -262,63 +262,65 @@ def test_the_hub_cache_is_read_without_a_network(
         load("org/other")
 
 
-def test_what_is_wrong_with_a_model_is_its_own_error(folders: dict[str, Path], tmp_path: Path) -> None:
-    def copy(name: str) -> Path:
-        return shutil.copytree(folders["bert"], tmp_path / name)
-
-    with pytest.raises(WeightsMissing, match=r"there is no folder .*nowhere; give one with config.json"):
-        load(tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match=r"folder .*empty has no config.json; expected a model in the Hugging Face"):
-        load(tmp_path / "empty")
-    bare = text_model(tmp_path / "bare", tokenizer=False)
-    with pytest.raises(SourceError, match=r"bare has no tokenizer \(one of tokenizer.json, vocab.txt"):
-        load(bare)
-    broken = copy("broken")
-    content = (broken / "model.safetensors").read_bytes()
-    (broken / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(SourceError, match=r"the weights in .*broken are damaged \(.*\); fetch them again"):
-        load(broken)
-    without = copy("without")
-    (without / "model.safetensors").unlink()
-    with pytest.raises(WeightsMissing, match=r"without has no model.safetensors, and no pytorch_model.bin either"):
-        load(without)
-    parts = copy("parts")
-    (parts / "model.safetensors").unlink()
-    (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../x.safetensors"}}))
-    with pytest.raises(SourceError, match=r"names files outside its folder; they are not read"):
-        load(parts)
-    other = copy("other")
-    config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
-    with pytest.raises(
-        SourceError, match=r"do not fit their config.json: \d+ missing or of another shape, such as enc"
-    ):
-        load(other)
-    remote = copy("remote")
-    (remote / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}))
-    with pytest.raises(SourceError, match=r"remote: the type 'own' is not read"):
-        load(remote)
-    damaged = copy("damaged")
-    (damaged / "tokenizer.json").write_text("{")
-    with pytest.raises(SourceError, match=r"the tokenizer in .*damaged cannot be used"):
-        load(damaged)
+def unlink_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
 
 
-def test_settings_that_do_not_fit(folders: dict[str, Path]) -> None:
-    with pytest.raises(SourceError, match=r"there is no layer '4'; expected 'mean', 'last' or a number in 1\.\.3"):
-        load(folders["bert"], layer="4")
-    with pytest.raises(SourceError, match=r"pooling 'avg' is for images; texts take cls, last, max, mean, weighted"):
-        load(folders["bert"], pooling="avg")
-    with pytest.raises(
-        SourceError, match=r"text.max_length 600 is more than the 512 tokens that the network has posit"
-    ):
-        load(folders["bert"], text={"max_length": 600})
-    assert (
-        load(folders["roberta"], text={"max_length": 128}).preprocess.max_length == 128
-    )  # 130 positions, 2 not for text
-    with pytest.raises(SourceError, match=r"kwargs.trust_remote_code is not passed on"):
-        load(folders["bert"], kwargs={"trust_remote_code": True})
+def name_parts_elsewhere(folder: Path) -> None:
+    unlink_weights(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../x.safetensors"}}))
+
+
+def halve(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def say(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (shutil.rmtree, WeightsMissing, r"there is no folder .*model; give one with config.json"),
+        (lambda f: shutil.rmtree(f) or f.mkdir(), SourceError, r"folder .*model has no config.json; expected a model in the Hugging Face"),
+        (lambda f: shutil.rmtree(f) or text_model(f, tokenizer=False), SourceError, r"model has no tokenizer \(one of tokenizer.json, vocab.txt"),
+        (halve, SourceError, r"the weights in .*model are damaged \(.*\); fetch them again"),
+        (unlink_weights, WeightsMissing, r"model has no model.safetensors, and no pytorch_model.bin either"),
+        (name_parts_elsewhere, SourceError, r"names files outside its folder; they are not read"),
+        (lambda f: say(f, num_hidden_layers=5), SourceError, r"do not fit their config.json: \d+ missing or of another shape, such as enc"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}'), SourceError, r"model: the type 'own' is not read"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), SourceError, r"the tokenizer in .*model cannot be used"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_model_is_its_own_error(
+    folders: dict[str, Path], tmp_path: Path, change: Any, error: type[Exception], message: str
+) -> None:
+    folder = shutil.copytree(folders["bert"], tmp_path / "model")
+    change(folder)
+    with pytest.raises(error, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layer": "4"}, r"there is no layer '4'; expected 'mean', 'last' or a number in 1\.\.3"),
+        ({"pooling": "avg"}, r"pooling 'avg' is for images; texts take cls, last, max, mean, weighted"),
+        ({"text": {"max_length": 600}}, r"text.max_length 600 is more than the 512 tokens that the network has posit"),
+        ({"kwargs": {"trust_remote_code": True}}, r"kwargs.trust_remote_code is not passed on"),
+    ],
+)
+def test_settings_that_do_not_fit(folders: dict[str, Path], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        load(folders["bert"], **settings)
+
+
+def test_settings_of_other_models(folders: dict[str, Path]) -> None:
+    long = load(folders["roberta"], text={"max_length": 128})
+    assert long.preprocess.max_length == 128  # 130 positions, 2 not for text
     with pytest.raises(ZooError, match="name the model in full; a wildcard cannot list the hub"):
         registry.get("transformers").expand("org/*")
     with pytest.raises(SourceError, match="pooling 'mean' is for texts; images take avg, max or cls"):
