@@ -53,7 +53,7 @@ from selector import sources
 from selector.core.contracts import Progress, no_progress
 from selector.core.system import versions
 from selector.data import load_target
-from selector.demo.photos import photos as textile_folder
+from selector.demo import photos as textile_folder
 from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_together, open_runner
 from selector.extract.job import wanted_of

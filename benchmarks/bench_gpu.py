@@ -28,7 +28,8 @@ from torch import nn
 import selector
 from benchmarks.rows import write_rows
 from selector import sources
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
+from selector.core.preprocess import Preprocess
 from selector.core.system import cpu_model, graphics_cards
 from selector.extract.backend_choice import agreement
 from selector.extract.encode import Runner, open_runner, resolve_device

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.rows import write_rows
 from selector import tasks
 from selector.core.task import Stats
-from selector.tasks.detection.matching import DetectionStats, match
+from selector.tasks.detection.box_predictions import DetectionStats, match
 from selector.tasks.segmentation import SegmentationStats
 from selector.tasks.tagging import TaggingStats
 from selector.tuning.compare import standings

@@ -27,7 +27,7 @@ import selector
 from benchmarks.rows import facts, markdown_lines, read_rows, write_rows
 from selector.core.contracts import Target
 from selector.data import load_target, subsample
-from selector.demo.photos import photos as textile_folder
+from selector.demo import photos as textile_folder
 from selector.ranking.history import History
 from selector.sources import registry as sources
 from selector.store import FeatureStore

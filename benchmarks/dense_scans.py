@@ -37,7 +37,8 @@ from benchmarks.assets import assets_folder
 from benchmarks.rows import hardware, processor_seconds, read_rows, write_rows
 from selector import sources
 from selector.core.contracts import LabelKind, Target
-from selector.core.task import RowPlan, Task
+from selector.core.table import RowPlan
+from selector.core.task import Task
 from selector.data import load_target
 from selector.extract import row_readers
 from selector.extract.inputs import ready

@@ -1,38 +1,300 @@
 """The configuration of a call: ``ScanConfig`` of ``rank`` and ``plan``, ``ConfirmConfig`` of ``confirm``.
 
-Both combine the groups of ``selector.options``, where each option is declared once. A new option is one field there.
+Both combine groups of options; each option is declared once, here or, where another room needs its group, in
+``selector.options``. A new option is one field of a group.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Any, Self
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeAlias
 
 from pydantic import SkipValidation, field_validator, model_validator
 
+from selector.core.contracts import ProgressCallback, Score
 from selector.core.errors import OptionError
-from selector.core.options import CONFIRM, LABELS, NETWORKS, CallOptions, option, quantity
-from selector.core.units import parse_count
-from selector.options.data import DataOptions, ItemOptions
-from selector.options.limits import LimitOptions
-from selector.options.machine import READ, HistoryLike, MachineOptions, StoreLike
-from selector.options.models import ModelOptions, ProxyLike, TrustOptions, ZooLike
-from selector.options.training import DEFAULT_BUDGET, TOP_K, TrainingOptions
+from selector.core.options import (
+    CONFIRM,
+    COST,
+    IMAGES,
+    LABELS,
+    NETWORKS,
+    SELECT,
+    CallOptions,
+    option,
+    percent,
+    quantity,
+    shown,
+)
+from selector.core.units import parse_count, parse_duration, parse_size, words
+from selector.options.data import DataOptions, ItemOptions, PathLike, Words
+from selector.options.training import TrainingOptions
+from selector.ranking.history import History
+from selector.store import FeatureStore
 from selector.zoo import ModelSpec, Zoo
 from selector.zoo.own import is_module
 
-__all__ = [
-    "DEFAULT_BUDGET",
-    "READ",
-    "TOP_K",
-    "ConfirmConfig",
-    "HistoryLike",
-    "ProxyLike",
-    "ScanConfig",
-    "StoreLike",
-    "ZooLike",
-]
+ZooLike: TypeAlias = PathLike | Zoo | Sequence[Any] | Mapping[str, Any]
+"""Sequences and mappings hold ``ModelSpec``, ``source:model`` and torch modules."""
+ProxyLike: TypeAlias = str | Callable[..., Score | float]
+
+
+class TrustOptions(CallOptions):
+    """Whose code may run; shared by ``rank`` and ``confirm``."""
+
+    trust_zoo: bool = option(
+        False, "Permission for 'python:' zoo entries to run their code; never read from a run (default: no).",
+        panel=SELECT, record=False,
+    )  # fmt: skip
+
+
+class ModelOptions(TrustOptions):
+    """Which models are compared, and how."""
+
+    zoo: SkipValidation[ZooLike | None] = option(
+        None, "Zoo file that lists the models (default: the shipped zoo).",
+        python="Or a ``Zoo``, a list of ``selector.Model``, ``source:model`` or torch modules, or a mapping of names to them.",
+        panel=SELECT, path=True, needs=(NETWORKS,),
+    )  # fmt: skip
+    models: SkipValidation[str | Sequence[Any] | None] = option(
+        None, "Name patterns of models, comma-separated, such as 'resnet*,*lite*' (default: the whole zoo).",
+        python="Or a list of patterns, entries or torch modules.", panel=SELECT, complete="models", common=True,
+        needs=(NETWORKS,),
+    )  # fmt: skip
+    tags: Words | None = option(
+        None, "Zoo tags, comma-separated; models with at least one are compared (default: all).",
+        panel=SELECT, complete="tags", needs=(NETWORKS,),
+    )  # fmt: skip
+    layers: Words | None = option(
+        None, "Layers to compare, comma-separated, such as 'last,blocks.8'; one row per layer (default: last).",
+        panel=SELECT, needs=(NETWORKS,),
+    )  # fmt: skip
+    pooling: Words | None = option(
+        None, "Poolings to compare, comma-separated: own, avg, max, cls; texts: mean, cls, last, weighted, max; words: first, "
+        "mean. One row per pooling (default: the model's own).", panel=SELECT, needs=(NETWORKS,),
+    )  # fmt: skip
+    zero_shot: bool = option(
+        False, "Zero-shot rows of models with a text tower (CLIP) from the class names, as a baseline (default: off).",
+        panel=SELECT, needs=(LABELS, NETWORKS, IMAGES),
+    )  # fmt: skip
+    proxies: SkipValidation[str | Sequence[ProxyLike] | None] = option(
+        None, "Proxy scores, comma-separated; 'selector proxies' lists them (default: those that suit the labels).",
+        python="Or callables ``(FeatureSet) -> Score | float``.", panel=SELECT, many=True, complete="proxies",
+    )  # fmt: skip
+    intervals: bool = option(True, "90% confidence intervals and the probabilities based on them (default: computed).")
+    prune: Literal["auto", "always", "never"] = option(
+        "auto", "Early pruning of models that cannot reach the top k: auto (from 8 models on, default), always, never.",
+        needs=(NETWORKS,),
+    )  # fmt: skip
+    precision: str = option(
+        "auto", "Precision of feature extraction: auto (default), float32 or bfloat16.", needs=(NETWORKS,)
+    )
+    backend: str = option(
+        "auto", "Backend of feature extraction: auto (default), eager, compile or openvino.", needs=(NETWORKS,)
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _some_models(cls, value: Any) -> str | list[Any] | None:
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, Sequence):
+            for each in value:
+                if not (isinstance(each, str | ModelSpec) or is_module(each)):
+                    raise OptionError(
+                        f"models must hold globs, entries (selector.Model) or torch modules. Got {shown(each)}.",
+                        "models",
+                    )
+            return list(value)
+        raise OptionError(
+            f"models must be a text or a list of texts, entries or modules. Got {shown(value)}.", "models"
+        )
+
+    @field_validator("proxies")
+    @classmethod
+    def _listed(cls, value: str | Sequence[ProxyLike] | None) -> list[ProxyLike] | None:
+        return words(value) or None
+
+
+StoreLike: TypeAlias = str | os.PathLike[str] | FeatureStore
+HistoryLike: TypeAlias = bool | str | os.PathLike[str] | History
+READ = "read"
+"""The user's own history is read and nothing is added to it: what a library call does unless it is asked."""
+
+
+class MachineOptions(CallOptions):
+    """Where a call runs and what it leaves behind."""
+
+    device: str = option("auto", "Device: auto (default), cpu, cuda, cuda:1 or mps.", common=True)
+    store: SkipValidation[StoreLike | None] = option(
+        None, "Folder or URL of the feature store (default: 'selector store path' shows it).", rerun=False
+    )
+    out: SkipValidation[PathLike | bool | None] = option(
+        None, "Run folder (default: runs/NAME).",
+        python="None saves nothing unless models are confirmed; True is runs/NAME.", record=False, path=True, common=True,
+    )  # fmt: skip
+    overwrite: bool = option(
+        False, "Replacement of a confirmed run in the run folder by another run (default: refused).", record=False
+    )
+    offline: bool = option(False, "No network access: only weights on this machine are used (default: access allowed).")
+    history: SkipValidation[HistoryLike] = option(
+        READ, "History of measured results: it informs the prior, and new results are added (default: used; Python calls only "
+        "read it).",
+        python="'read' reads your history and adds nothing; True also adds; False uses none; a path names another file. "
+        "The command line uses True.", cli_default=True, usual=True, needs=(LABELS, NETWORKS),
+    )  # fmt: skip
+    progress: SkipValidation[ProgressCallback | bool | None] = option(
+        None, "Callback for every step; True shows bars, False is silent, None shows bars in a notebook only.",
+        cli=False, record=False,
+    )  # fmt: skip
+    log: SkipValidation[Any] = option(
+        None, "Experiment loggers, comma-separated: tensorboard, mlflow, wandb, trackio; a place follows a colon (default: "
+        "none).",
+        python="Objects with the methods of selector.loggers.ExperimentLog are taken as well.", record=False,
+    )  # fmt: skip
+    engine: Literal["local", "processes", "ray"] = option(
+        "local", "Where models run: local (this process, default), processes (a pool) or ray (a Ray cluster).",
+        needs=(NETWORKS,),
+    )  # fmt: skip
+    ray_address: str | None = option(
+        None, "Ray cluster: auto or HOST:PORT (default: RAY_ADDRESS, or a cluster on this machine for this run).",
+        rerun=False,
+    )  # fmt: skip
+    workers: int | None = option(
+        None, "Number of models that run at once with engine processes or ray (default: what devices and cores allow).",
+        ge=1, rerun=False,
+    )  # fmt: skip
+
+    threads: int | None = option(
+        None, "Maximum number of threads of the run, workers included (default: SELECTOR_THREADS, or one per core).",
+        ge=1, rerun=False,
+    )  # fmt: skip
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise OptionError(f"device must be auto, cpu, cuda, cuda:N or mps. Got {value!r}.", "device")
+        return value
+
+    @model_validator(mode="after")
+    def _of_the_engine(self) -> Self:
+        if self.ray_address is not None and self.engine != "ray":
+            raise OptionError(f"ray_address needs engine='ray'. Got engine={self.engine!r}.", "ray_address", "engine")
+        if self.workers is not None and self.engine == "local":
+            raise OptionError(
+                "workers needs engine='processes' or engine='ray'. Got engine='local'.", "workers", "engine"
+            )
+        if self.workers is not None and self.threads is not None and self.workers > self.threads:
+            raise OptionError(
+                f"workers must be at most threads, since each needs one. Got workers={self.workers}, threads={self.threads}.",
+                "workers",
+                "threads",
+            )
+        if self.engine == "ray" and ":" in self.device:
+            raise OptionError(
+                f"device={self.device!r} cannot be used with engine='ray', which assigns a GPU to each task. Use "
+                "device='cuda'.",
+                "device",
+                "engine",
+            )
+        return self
+
+
+class LimitOptions(CallOptions):
+    """Limits on models, on isolated ones and on the scan."""
+
+    max_params: str | int | float | None = option(
+        None, "Maximum number of parameters, such as 30M; larger models are excluded (default: no limit).",
+        panel=COST, common=True, needs=(NETWORKS,),
+    )  # fmt: skip
+    max_latency: str | int | float | None = option(
+        None, "Maximum time per item on this device, such as 20ms (default: no limit).", panel=COST, unit="s",
+        needs=(NETWORKS,),
+    )  # fmt: skip
+    max_memory: str | int | float | None = option(
+        None, "Maximum memory of a model at work, such as 4GB: batches shrink, models that need more are excluded (default: no "
+        "limit).", python="Weights, activations, gradients and optimizer state; on the CPU beside what Python takes.",
+        panel=COST, needs=(NETWORKS,),
+    )  # fmt: skip
+    license: Words | None = option(
+        None, "'permissive', or license names and patterns, such as 'mit,apache-2.0,bsd-*' (default: any).",
+        panel=COST, needs=(NETWORKS,),
+    )  # fmt: skip
+    measure_cost: Literal["auto", "always", "never"] = option(
+        "auto", "Measurement of latency and memory: auto (where not known yet, default), always or never.", panel=COST,
+        needs=(NETWORKS,),
+    )  # fmt: skip
+    scan_budget: str | int | float | None = option(
+        None, "Time for the scan, such as 30m, or a share of its full cost, such as 25% (default: half of the budget, "
+        "if one is given).",
+        python="Models are read by prior and cost, about a hundred rows first, the leading ones at more.",
+        panel=COST, unit="s", needs=(NETWORKS,),
+    )  # fmt: skip
+    isolate: Literal["auto", "on", "off"] = option(
+        "auto", "Isolation of models in a child process: auto (third-party code of a zoo file, default), on (all), off.",
+        needs=(NETWORKS,),
+    )  # fmt: skip
+    model_timeout: str | int | float | None = option(
+        None, "Maximum time of an isolated model per round of rows or training step, such as 10m (default: no limit).",
+        unit="s", needs=(NETWORKS,),
+    )  # fmt: skip
+    model_memory: str | int | float | None = option(
+        None, "Maximum memory of an isolated model, such as 8GB (default: 90% of the machine's).", needs=(NETWORKS,)
+    )
+
+    @field_validator("model_timeout", "model_memory")
+    @classmethod
+    def _limited(cls, value: str | int | float | None, info: Any) -> float | None:
+        read = parse_duration if info.field_name == "model_timeout" else parse_size
+        if value is None:
+            return None
+        found = quantity(info.field_name, value, read)
+        if found <= 0:
+            raise OptionError(f"{info.field_name} must be more than 0. Got {value!r}.", info.field_name)
+        return found
+
+    @field_validator("scan_budget")
+    @classmethod
+    def _spendable(cls, value: str | int | float | None) -> str | float | None:
+        if value is None:
+            return None
+        if isinstance(value, str) and value.strip().endswith("%"):
+            share = quantity("scan_budget", value.strip()[:-1], percent)
+            if not 0 < share <= 100:
+                raise OptionError(
+                    f"scan_budget must be a share above 0% and at most 100%. Got {value!r}.", "scan_budget"
+                )
+            return f"{share:g}%"
+        found = quantity("scan_budget", value, parse_duration)
+        if found <= 0:
+            raise OptionError(f"scan_budget must be more than 0. Got {value!r}.", "scan_budget")
+        return found
+
+    @field_validator("max_params", "max_latency", "max_memory")
+    @classmethod
+    def _readable(cls, value: str | int | float | None, info: Any) -> str | int | float | None:
+        readers: dict[str, Callable[[str | int | float], float]] = {
+            "max_params": parse_count, "max_memory": parse_size,
+            "max_latency": lambda latency: parse_duration(latency, needs_unit=True),
+        }  # fmt: skip
+        if value is not None and quantity(info.field_name, value, readers[info.field_name]) == 0:
+            raise OptionError(
+                f"{info.field_name} must be more than 0, or every model is excluded. Got {value!r}.", info.field_name
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        if self.measure_cost == "never" and (self.max_latency is not None or self.max_memory is not None):
+            raise OptionError(
+                "max_latency and max_memory need measured models; measure_cost must be 'auto' or 'always'. Got 'never'.",
+                "max_latency", "max_memory", "measure_cost",
+            )  # fmt: skip
+        return self
+
 
 IN_MEMORY = "in memory"
 """What a run records as its zoo when it was given specs and no file."""

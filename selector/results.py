@@ -20,10 +20,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, TypeAdapter
 
 from selector import modalities
 from selector.core.atomic import write_atomic
+from selector.core.contracts import noun_of
 from selector.core.costs import Cost
 from selector.core.documents import checked, plain, read_document, read_json
 from selector.core.errors import ConfigError
-from selector.core.label_kinds import noun_of
 from selector.core.old_names import translate_run
 from selector.core.stats import LEGACY
 

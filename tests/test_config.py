@@ -21,7 +21,7 @@ from selector.cli import options as o
 from selector.config import ConfirmConfig, ScanConfig
 from selector.core.errors import OptionError
 from selector.core.options import SELECT, Option, about_field, option
-from selector.core.site import SITE
+from selector.core.version import SITE
 from selector.options.data import LoadOptions
 from selector.report.html import command
 from tests.report import samples
@@ -185,7 +185,7 @@ def test_at_most_ten_modules_at_the_top() -> None:
 
 
 def test_a_confirmation_without_a_budget_has_the_usual_one_and_the_help_says_it() -> None:
-    from selector.config import DEFAULT_BUDGET
+    from selector.options.training import DEFAULT_BUDGET
 
     assert ConfirmConfig().seconds == DEFAULT_BUDGET == 1200
     assert ConfirmConfig(max_steps=5).seconds is None

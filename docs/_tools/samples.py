@@ -28,7 +28,7 @@ def lay(folder: Path, text: str) -> None:
 
 def photos(path: Path, per_class: int = 40, skip: int = 0) -> None:
     """Published photos of textiles from the pip package of the demo, in three classes."""
-    from selector.demo.photos import photos as published
+    from selector.demo import photos as published
 
     for name in CLASSES:
         (path / name).mkdir(parents=True)
@@ -38,7 +38,7 @@ def photos(path: Path, per_class: int = 40, skip: int = 0) -> None:
 
 def unlabeled(path: Path) -> None:
     """Other photos of the same textiles, darker and without folders of classes."""
-    from selector.demo.photos import photos as published
+    from selector.demo import photos as published
 
     path.mkdir()
     for name in CLASSES:

@@ -14,7 +14,7 @@ import typer
 
 from selector.cli import demo, doctor, history, models, results, runs, store
 from selector.cli.options import LazyGroup
-from selector.core.site import SITE
+from selector.core.version import SITE
 
 app = typer.Typer(
     help="Which pretrained model should I start from, and how should I transfer it?",

@@ -26,7 +26,7 @@ def demo(
     import time
 
     from selector.core.units import format_duration
-    from selector.demo import photos as show
+    from selector.demo import run_photos
 
     started = time.perf_counter()
     if text:
@@ -35,7 +35,7 @@ def demo(
         return code
     out = out or Path("runs/demo")
     with ProgressView() as progress:
-        made = show.run(out, **options, progress=progress)
+        made = run_photos(out, **options, progress=progress)
     rows = [
         (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{name} {100 * share:.0f}%" for name, share in u.top))
         for u in made.used
@@ -52,10 +52,10 @@ def demo(
 
 
 def _texts(out: Path, options: dict[str, Any], *, as_json: bool) -> int:
-    from selector.demo import texts as demo_text
+    from selector.demo import run_texts
 
     with ProgressView() as progress:
-        made = demo_text.run(out, **options, progress=progress)
+        made = run_texts(out, **options, progress=progress)
     rows = [(text, f"{label} {100 * share:.0f}%") for text, label, share in made.used]
     if as_json:
         document({**made.ranking.to_dict(), "used": rows})

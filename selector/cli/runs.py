@@ -12,7 +12,7 @@ from selector.cli import options as o
 from selector.cli.guard import FAILED, SOME_FAILED, guarded
 from selector.cli.output import document, exit_code, print_ranking, print_rows, say, stdout_kept
 from selector.core.progress import ProgressView
-from selector.core.site import SITE
+from selector.core.version import SITE
 
 if TYPE_CHECKING:
     from selector.report.overview import Rankings

@@ -8,31 +8,38 @@ a scan that is answered from the store stay light.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import xxhash
 
 from selector.core.errors import SourceError
-from selector.core.label_kinds import LabelKind as LabelKind
-from selector.core.label_kinds import noun_of
-from selector.core.preprocess import AnyPreprocess as AnyPreprocess
-from selector.core.preprocess import CropMode as CropMode
-from selector.core.preprocess import Interpolation as Interpolation
-from selector.core.preprocess import LongTexts as LongTexts
-from selector.core.preprocess import Preprocess as Preprocess
-from selector.core.preprocess import RowsPreprocess as RowsPreprocess
-from selector.core.preprocess import TextPreprocess as TextPreprocess
-from selector.core.preprocess import TruncationSide as TruncationSide
-from selector.core.progress_event import Progress as Progress
-from selector.core.progress_event import ProgressCallback as ProgressCallback
-from selector.core.progress_event import no_progress as no_progress
+from selector.core.preprocess import AnyPreprocess, Preprocess
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+class LabelKind(StrEnum):
+    """What the labels of a row are; proxies and tasks declare which of them they accept."""
+
+    CLASSES = "classes"  # int (N,)
+    MULTILABEL = "multilabel"  # 0/1 (N, L)
+    REAL = "real"  # float (N,) or (N, T)
+
+
+def noun_of(modality: str) -> str:
+    """One item of a modality (a name in ``modalities/``), in messages.
+
+    >>> noun_of("image"), noun_of("rows")
+    ('image', 'row')
+    """
+    return modality.removesuffix("s")
+
 
 SPLITS = ("train", "val", "test")
 UNLABELED = "unlabeled"
@@ -504,3 +511,28 @@ def spread(starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
     counts = starts[indices + 1] - starts[indices]
     ends = np.cumsum(counts)
     return np.asarray(np.arange(counts.sum()) + np.repeat(starts[indices] - (ends - counts), counts))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of a long job, for whoever draws it; the library itself prints nothing.
+
+    ``done`` of ``total`` in ``unit``; ``stage`` is one of decode, load, extract, score, plan, train.
+    With a total of 0 the note is all there is. ``values`` are measured at this step, such as ``loss``, for experiment
+    loggers.
+    """
+
+    stage: str
+    done: int
+    total: int
+    unit: str = "images"
+    model: str = ""
+    note: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], None]
+
+
+def no_progress(_: Progress) -> None:
+    """The default listener."""

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from selector.core.contracts import Items, ProgressCallback, no_progress
+from selector.core.contracts import Items, ProgressCallback, no_progress, noun_of
 from selector.core.errors import BadImagesError
-from selector.core.label_kinds import noun_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

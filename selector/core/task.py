@@ -16,27 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 
-from selector.core.contracts import Annotations, Encoder, Target
+from selector.core.contracts import Annotations, Encoder, Target, noun_of
 from selector.core.errors import ConfigError, TargetError, TrainingError
-from selector.core.label_kinds import noun_of
 from selector.core.prediction import Prediction, Predictions
 from selector.core.stats import Metric
-from selector.core.table import Facet, RowPlan, Table, row_address
-
-__all__ = [
-    "Evaluator",
-    "Facet",
-    "Learner",
-    "NotFinite",
-    "Probe",
-    "RowPlan",
-    "Section",
-    "Stats",
-    "Table",
-    "Task",
-    "Traced",
-    "row_address",
-]
+from selector.core.table import RowPlan, Table
 
 if TYPE_CHECKING:
     import torch

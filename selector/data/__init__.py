@@ -16,9 +16,8 @@ from typing import Any, Concatenate, ParamSpec, cast
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import SPLITS, UNLABELED, Target
+from selector.core.contracts import SPLITS, UNLABELED, Target, noun_of
 from selector.core.errors import ConfigError, OptionError, TargetError, first_line
-from selector.core.label_kinds import noun_of
 from selector.core.options import BOXES, HUB, IMAGES, MASKS, MASKS_OR_BOXES, SEVERAL, TABLE, describe
 from selector.data._hashing import HashMode
 from selector.data._items import SubsetItems

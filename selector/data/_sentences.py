@@ -9,7 +9,7 @@ import numpy as np
 
 from selector.core.contracts import Words
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._items import ListItems
 from selector.data.reader import Options
 from selector.modalities.text import text_hash

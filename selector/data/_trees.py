@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._class_names import class_schema, usual_file
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import FileItems

@@ -14,10 +14,9 @@ import numpy as np
 import xxhash
 
 from selector import modalities
-from selector.core.contracts import Annotations, LabelKind, Target
+from selector.core.contracts import Annotations, LabelKind, Target, noun_of
 from selector.core.errors import TargetError
-from selector.core.label_kinds import noun_of
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data.splits import split
 from selector.tasks import read_table
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from selector.core.contracts import Items, RawText
 from selector.core.errors import TargetError, did_you_mean
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.core.units import words as split_words
 from selector.data._boxes import BoxCells, boxes_of_rows, is_boxes, row_columns
 from selector.data._items import ListItems, is_picture

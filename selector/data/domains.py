@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import UNLABELED, Target
+from selector.core.contracts import UNLABELED, LabelKind, Target, noun_of
 from selector.core.errors import OptionError, TargetError, did_you_mean
 from selector.core.held_out_labels import UNKNOWN, SealedLabels
-from selector.core.label_kinds import LabelKind, noun_of
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import ConcatItems, FileItems, ListItems, SubsetItems

@@ -12,7 +12,7 @@ import numpy as np
 from selector.core.contracts import SPLITS, Items
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.registry import Registry
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.core.units import words
 from selector.data._class_names import class_schema
 from selector.data._hashing import HashMode

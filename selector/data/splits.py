@@ -14,10 +14,9 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from selector.core.contracts import SPLITS, Annotations
+from selector.core.contracts import SPLITS, Annotations, noun_of
 from selector.core.errors import TargetError
-from selector.core.label_kinds import noun_of
-from selector.core.task import Table
+from selector.core.table import Table
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 _MOST = 10  # classes that one error names

@@ -16,7 +16,7 @@ from selector.sources._weights import offline
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from selector.core.contracts import AnyPreprocess
+    from selector.core.preprocess import AnyPreprocess
 
 
 _BACKBONE, _HEAD = "backbone.", "selector_head."

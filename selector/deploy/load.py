@@ -14,15 +14,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from selector import modalities
-from selector.core.contracts import AnyPreprocess
 from selector.core.documents import checked, read_document
 from selector.core.errors import BadImagesError, ConfigError, SelectorError, SourceError, first_line
 from selector.core.prediction import Predictions
+from selector.core.preprocess import AnyPreprocess
+from selector.core.resources import is_out_of_memory
 from selector.deploy import serializers
 from selector.deploy.hub import from_library
 from selector.deploy.save import CONFIG, READABLE, WEIGHTS
 from selector.deploy.serializers._serializer import AGAIN
-from selector.extract.memory import is_out_of_memory
 from selector.results import BEST, RUN_FILE, best_folder, load_ranking
 from selector.sources._hub import snapshot, split_revision
 from selector.zoo.trust import check_recipe_trusted

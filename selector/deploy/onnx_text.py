@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from selector.core.contracts import TextPreprocess, Words
+from selector.core.contracts import Words
 from selector.core.errors import SelectorError
+from selector.core.preprocess import TextPreprocess
 from selector.modalities.text import TextTokenizer, Tokens
 
 if TYPE_CHECKING:

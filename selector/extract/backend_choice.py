@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from selector import modalities
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
-from selector.core.resources import memory_limit
+from selector.core.resources import is_out_of_memory, memory_limit
 from selector.extract import backend_table
 from selector.extract.backend_table import Known, family_of
 from selector.extract.backends import Backend, open_backend, why_not
 from selector.extract.inputs import Batch, rows_of
-from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import parts
 
 if TYPE_CHECKING:

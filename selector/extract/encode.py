@@ -7,6 +7,7 @@ were missing: a resumed extraction gives the rows of an undisturbed one.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,17 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selector import modalities
-from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress
+from selector.core.contracts import Encoder, Progress, ProgressCallback, no_progress, noun_of
 from selector.core.errors import ConfigError, OutOfMemory, SourceError
-from selector.core.label_kinds import noun_of
-from selector.core.resources import threads_for
+from selector.core.resources import is_out_of_memory, threads_for
 from selector.extract.backend_choice import JUDGED_ON, BackendDecision, batch_size_of, decide, remember_batch_size
 from selector.extract.backends import BACKENDS, PRECISIONS, Backend, check_choice, open_backend, why_not
-from selector.extract.flush_policy import Commits
 from selector.extract.inputs import Batch, Batches, Cut, Keys, in_order, ready, rows_of
-from selector.extract.memory import is_out_of_memory
 from selector.extract.multi_tap import parts
-from selector.store import Entry, FeatureStore
+from selector.store import FeatureStore
+from selector.store.entry import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -422,3 +421,26 @@ def _release_memory(device: str) -> None:
         import torch
 
         torch.cuda.empty_cache()
+
+
+SECONDS = 10.0  # at most this much of a slow network's work, and the batch under way, is done again after a kill
+
+
+class Commits:
+    """Says when gathered rows are due: after so many of them, or so many seconds after the last ones, whichever is first.
+
+    Args:
+        rows: beyond, rows are written however little time they took; a chunk is a file.
+    """
+
+    def __init__(self, rows: int, seconds: float = SECONDS) -> None:
+        self._rows, self._seconds = rows, seconds
+        self._since = time.monotonic()
+
+    def due(self, gathered: int) -> bool:
+        """Whether to write now, with ``gathered`` rows at hand; the seconds begin anew then."""
+        now = time.monotonic()
+        if gathered < self._rows and now - self._since < self._seconds:
+            return False
+        self._since = now
+        return True

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selector import modalities
-from selector.core.contracts import AnyPreprocess
+from selector.core.preprocess import AnyPreprocess
 
 if TYPE_CHECKING:
     from selector.modalities.tokens import Tokens

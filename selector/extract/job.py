@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from selector import sources
-from selector.core.contracts import Preprocess, Target
+from selector.core.contracts import Target
 from selector.core.costs import Cost
-from selector.core.task import RowPlan
+from selector.core.preprocess import Preprocess
+from selector.core.table import RowPlan
 from selector.extract.known_costs import CostMode
 from selector.run.job import Failure, WorkerLimits
 from selector.zoo import ModelSpec

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from selector.core.costs import TEXT_TOKENS, Cost
 from selector.core.errors import SourceError
 from selector.core.system import cpu_model, graphics_cards, thread_setting
-from selector.store import Entry, FeatureStore
+from selector.store import FeatureStore
+from selector.store.entry import Entry
 
 if TYPE_CHECKING:
     from selector.core.contracts import Encoder

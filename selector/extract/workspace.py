@@ -11,16 +11,18 @@ import numpy as np
 
 from selector import data as targets
 from selector import modalities, sources
-from selector.core.contracts import AnyPreprocess, Encoder, Preprocess, Progress, ProgressCallback, Target, no_progress
+from selector.core.contracts import Encoder, Progress, ProgressCallback, Target, no_progress
 from selector.core.costs import Cost
 from selector.core.modality import Inputs
+from selector.core.preprocess import AnyPreprocess, Preprocess
 from selector.extract.job import ExtractSettings, wanted_of
 from selector.extract.known_costs import Costs
 from selector.extract.prefetch_model import KEPT, LoadAhead
 from selector.modalities.image import TOO_LARGE
 from selector.run.executor import keeping_settings
 from selector.run.worker import report
-from selector.store import Entry, FeatureStore
+from selector.store import FeatureStore
+from selector.store.entry import Entry
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.spec import network_of
 

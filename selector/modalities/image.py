@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import Items, Preprocess, ProgressCallback, no_progress
+from selector.core.contracts import Items, ProgressCallback, no_progress
 from selector.core.errors import BadImagesError
 from selector.core.modality import Inputs, Modality
+from selector.core.preprocess import Preprocess
 from selector.modalities.pixels.decode import (
     BOMB_PIXELS,
     DAMAGE,

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selector import modalities
-from selector.core.contracts import Items, ProgressCallback, TextPreprocess, Words, no_progress
+from selector.core.contracts import Items, ProgressCallback, Words, no_progress
 from selector.core.costs import TEXT_TOKENS
 from selector.core.errors import BadImagesError
 from selector.core.modality import Inputs, Modality
+from selector.core.preprocess import TextPreprocess
 from selector.modalities.tokens import TokenizedText, Tokens
 from selector.modalities.tokens.tokenizer import TextTokenizer, UnreadableText, text_hash, why_unusable
 

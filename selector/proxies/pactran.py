@@ -7,7 +7,7 @@ import numpy as np
 from selector.core.contracts import Score
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
-from selector.linear import Logistic
+from selector.linear.logistic import Logistic
 from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 

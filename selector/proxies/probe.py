@@ -13,7 +13,8 @@ from selector.core.contracts import LabelKind, Score
 from selector.core.errors import NotApplicable
 from selector.features import NUM_FOLDS, FeatureSet
 from selector.features.threads import capped, each
-from selector.linear import STRENGTHS, Logistic, best_strength, label_log_likelihood, log_likelihood, standardize
+from selector.linear import STRENGTHS, best_strength, standardize
+from selector.linear.logistic import Logistic, label_log_likelihood, log_likelihood
 from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
 
 _TOLERANCES = ((5e8, 6e-5), (5e7, 6e-6), (0, 1e-6))

@@ -21,11 +21,12 @@ import numpy as np
 
 from selector.core.errors import ConfigError
 from selector.ranking.agreement import weighted_tau
-from selector.ranking.history import SCORE_METRIC, Result
-from selector.ranking.past_columns import (
+from selector.ranking.history import (
     FEWEST_MODELS,
     RANK_DEVIATION,
+    SCORE_METRIC,
     PastColumn,
+    Result,
     Trainability,
     columns_of,
     trained_beyond_scores,

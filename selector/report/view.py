@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from selector.core.costs import Cost
-from selector.core.site import page
 from selector.core.units import format_count, format_duration, format_latency, format_size
+from selector.core.version import page
 from selector.report.series import fronts
 from selector.results import (
     BASELINE,

@@ -11,7 +11,7 @@ from selector.core.costs import Cost
 from selector.ranking.combination import Transferability
 from selector.results import ModelResult, ScoreCell, Status
 from selector.run.job import Failure
-from selector.store import Entry
+from selector.store.entry import Entry
 from selector.zoo import ModelSpec
 
 

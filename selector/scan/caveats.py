@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from selector import tasks
-from selector.core.contracts import SPLITS, UNLABELED, Target
-from selector.core.label_kinds import noun_of
-from selector.core.site import page
+from selector.core.contracts import SPLITS, UNLABELED, Target, noun_of
 from selector.core.stats import binomial_tail
 from selector.core.units import format_duration
+from selector.core.version import page
 from selector.proxies.domain_measures import MISSES
 from selector.ranking.agreement import calibration, spearman, weighted_tau
 from selector.ranking.combination import AT_CHANCE, Transferability

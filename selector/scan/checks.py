@@ -11,16 +11,15 @@ from typing import Any
 
 from selector import data as targets
 from selector import modalities, tasks
-from selector.config import TOP_K, ConfirmConfig, ProxyLike, ScanConfig, StoreLike
-from selector.core.contracts import ProgressCallback, Target
+from selector.config import ConfirmConfig, ProxyLike, ScanConfig, StoreLike
+from selector.core.contracts import ProgressCallback, Target, noun_of
 from selector.core.errors import ConfigError, OptionError, did_you_mean
-from selector.core.label_kinds import noun_of
 from selector.core.options import IMAGES, ITEMS, LABELS, NETWORKS
 from selector.core.resources import given_threads, resource_limits
 from selector.core.system import visible_cards
 from selector.core.task import Task
 from selector.options.data import DataOptions
-from selector.options.training import TrainingOptions
+from selector.options.training import TOP_K, TrainingOptions
 from selector.proxies import DEFAULT_PROXIES, proxy_name
 from selector.report.ranking import Ranking, load_ranking
 from selector.results import BEST, RUN_FILE, best_folder

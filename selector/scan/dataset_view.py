@@ -15,7 +15,7 @@ import xxhash
 from selector import data as targets
 from selector import modalities, tasks
 from selector.core.contracts import UNLABELED, Target
-from selector.core.task import Facet, RowPlan
+from selector.core.table import Facet, RowPlan
 from selector.extract.row_readers import registry as readers
 from selector.results import Measurement, ModelResult
 from selector.store import FeatureStore

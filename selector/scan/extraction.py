@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import UNLABELED, AnyPreprocess, Encoder, Progress, ProgressCallback, Target
+from selector.core.contracts import UNLABELED, Encoder, Progress, ProgressCallback, Target
 from selector.core.errors import MALFORMED, ConfigError, SelectorError, StoreError
+from selector.core.preprocess import AnyPreprocess
 from selector.core.progress import under_way
 from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, Isolation, layer_specs
 from selector.extract.known_costs import CostMode
@@ -27,7 +28,8 @@ from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows, count_items, reader_of, reads_maps, stratified
 from selector.scan.scoring import ModelJob, RoundRows, ScoreSettings, ToScore, run_model_job
 from selector.scan.selection import SameNetwork
-from selector.store import Entry, FeatureStore, RowsMissing
+from selector.store import FeatureStore
+from selector.store.entry import Entry, RowsMissing
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit, check_memory
 from selector.zoo.spec import at_place, network_of, place_of

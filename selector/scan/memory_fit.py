@@ -248,7 +248,7 @@ def footprint_of(spec: ModelSpec, store: FeatureStore, device: str, *, looks: bo
     sketch_of: Any = getattr(sources.registry.get(spec.source_name), "sketch", None)
     found = None
     if sketch_of is not None:
-        from selector.extract.footprint import footprint
+        from selector.extract.cost import footprint
         from selector.tuning.strategies._parts import bf16_helps, mixed_precision
 
         try:

@@ -13,13 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from selector import data as targets
-from selector.config import TOP_K, ConfirmConfig, ScanConfig
+from selector.config import ConfirmConfig, ScanConfig
 from selector.core.contracts import Progress, ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, SourceError, TargetError, first_line
 from selector.core.progress import listening
 from selector.core.units import words
 from selector.loggers import ExperimentLog, registry
 from selector.modalities.image import pixel_limit
+from selector.options.training import TOP_K
 from selector.report import plot
 from selector.report.html import write_report
 from selector.report.overview import Rankings

@@ -13,9 +13,10 @@ import numpy as np
 
 from selector import modalities, tasks
 from selector.config import ScanConfig
-from selector.core.contracts import UNLABELED, Preprocess, Target
+from selector.core.contracts import UNLABELED, Target
 from selector.core.costs import Cost
 from selector.core.errors import MALFORMED
+from selector.core.preprocess import Preprocess
 from selector.core.system import visible_cards
 from selector.core.units import format_duration
 from selector.extract.job import wanted_of
@@ -37,7 +38,8 @@ from selector.scan.many import listed
 from selector.scan.memory_fit import FIT, Machine, Room, footprint_of
 from selector.scan.target_scan import SCAN_SHARE
 from selector.sources import _weights, noting_fetches
-from selector.store import Entry, FeatureStore
+from selector.store import FeatureStore
+from selector.store.entry import Entry
 from selector.tuning import plan as plans
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit

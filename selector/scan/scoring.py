@@ -16,11 +16,11 @@ from selector.config import ProxyLike
 from selector.core.contracts import Progress, ProgressCallback, Score, Target
 from selector.core.errors import NotApplicable, ProxyError, StoreError
 from selector.core.resources import memory_limit
-from selector.core.task import RowPlan
+from selector.core.table import RowPlan
 from selector.core.units import format_size
-from selector.extract.item_rows import ItemRows
+from selector.extract.extraction import ItemRows
 from selector.extract.job import ExtractJob, ExtractResult
-from selector.extract.map_rows import MapRows
+from selector.extract.rows import MapRows
 from selector.extract.workspace import Workspace, workspace_of
 from selector.features import FeatureSet
 from selector.ranking.combination import score_key
@@ -28,7 +28,8 @@ from selector.run.job import Shared
 from selector.run.worker import report
 from selector.scan.candidate import Candidate
 from selector.scan.dataset_view import Rows
-from selector.store import Entry, FeatureStore, RowsMissing
+from selector.store import FeatureStore
+from selector.store.entry import Entry, RowsMissing
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from selector import modalities, sources
-from selector.core.contracts import Target
+from selector.core.contracts import Target, noun_of
 from selector.core.errors import MALFORMED, ConfigError, ZooError, did_you_mean
-from selector.core.label_kinds import noun_of
 from selector.core.units import words
 from selector.run.job import Failure
 from selector.scan.candidate import Candidate

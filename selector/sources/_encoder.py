@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, did_you_mean, first_line
+from selector.core.preprocess import Preprocess
 from selector.sources._blocks import blocks_by_structure, in_forward_order
 from selector.sources._bounded import bounded_settings
 from selector.sources._features import FeaturePath as FeaturePath

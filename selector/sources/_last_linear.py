@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import Preprocess
-from selector.core.submodules import replace_submodule
+from selector.core.preprocess import Preprocess
 from selector.sources._network import Network
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class WithLastLinear(Network):
         elif name := self.classifier(module):
             old: Any = module.get_submodule(name)
             new = nn.Linear(old.in_features, num_classes, bias=old.bias is not None) if num_classes else nn.Identity()
-            replace_submodule(module, name, new)
+            module.set_submodule(name, new)
         else:
             return None
         return module  # type: ignore[no-any-return]
@@ -78,7 +77,7 @@ def taken_off(module: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
     from torch.nn import Identity
 
     layer: Any = module.get_submodule(name)
-    replace_submodule(module, name, Identity())
+    module.set_submodule(name, Identity())
     weight = layer.weight.detach().numpy().copy()
     return weight, np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias.detach().numpy().copy()
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from selector.core.contracts import Preprocess
 from selector.core.costs import TEXT_TOKENS
+from selector.core.preprocess import Preprocess
 from selector.sources._bounded import TENSORS_OF_SETTINGS, Bounded
 from selector.sources._maps import run
 

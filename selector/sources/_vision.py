@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.core.preprocess import Preprocess
 from selector.sources._encoder import FeaturePath, make_encoder
 from selector.sources._network import Network
 from selector.sources._text_files import ModelFiles, find_files

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import Encoder, TextPreprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, WeightsMissing, ZooError, first_line
+from selector.core.preprocess import TextPreprocess
 from selector.sources import _hub, _weights, source
 from selector.sources._text import TextEncoder
 

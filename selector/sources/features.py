@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from selector.core.contracts import Encoder, RowsPreprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
+from selector.core.preprocess import RowsPreprocess
 from selector.sources import source
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, ZooError
+from selector.core.preprocess import Preprocess
 from selector.sources import _weights, source
 from selector.sources._last_linear import WithLastLinear, is_timm_like, without_head
 from selector.zoo.own import live

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from selector.core.contracts import Encoder, Preprocess, TextPreprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_mean, first_line
+from selector.core.preprocess import Preprocess, TextPreprocess
 from selector.core.resources import given_threads
 from selector.sources import _weights, source
 

@@ -7,7 +7,7 @@ of ``contracts.Preprocess``), ``get_classifier()`` and ``reset_classifier(n)`` (
 ``num_prefix_tokens``.
 
 With ``modality: text`` the module is called with token ids and mask (R, T) and gives states
-(R, T, D), or a list of them, one a layer: see ``_python_text.py``.
+(R, T, D), or a list of them, one a layer: see ``_text.PythonTextEncoder``.
 
 The hash of the factory's own source file is in the identity of the features; a factory that
 imports its network from elsewhere, or fetches weights itself, should say which in ``kwargs``.
@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, ZooError, did_you_mean
+from selector.core.preprocess import Preprocess
 from selector.sources import _weights, source
 from selector.sources._last_linear import WithLastLinear, is_timm_like, without_head
 from selector.zoo.trust import OWN_FACTORIES
@@ -88,7 +89,7 @@ class PythonSource:
         """See ``contracts.Source``. Imports the factory: only for recipes from a trusted place."""
         network = PythonNetwork(recipe["model"], recipe["kwargs"])
         if recipe.get("reads") == "text":
-            from selector.sources._python_text import build_embedder
+            from selector.sources._text import build_embedder
 
             return build_embedder(network, recipe)
         from selector.sources._encoder import build_headed
@@ -111,7 +112,7 @@ def _image_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, i
 
 
 def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, Any]) -> Encoder:
-    from selector.sources._python_text import PythonTextEncoder
+    from selector.sources._text import PythonTextEncoder
 
     return PythonTextEncoder(spec, module, identity)
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
 from selector.core.documents import read_json
 from selector.core.errors import SourceError, ZooError, did_you_mean
+from selector.core.preprocess import Preprocess
 from selector.sources import _hub, _index, _weights, source
 from selector.sources._network import Network
 

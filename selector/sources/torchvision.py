@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, ZooError, did_you_mean
+from selector.core.preprocess import Preprocess
 from selector.sources import _hub, _index, _weights, source
 from selector.sources._last_linear import taken_off
 from selector.sources._network import Network

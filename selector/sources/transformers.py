@@ -22,8 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from selector.core.contracts import Encoder, TextPreprocess, TruncationSide
+from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, ZooError, first_line
+from selector.core.preprocess import TextPreprocess, TruncationSide
 from selector.modalities.tokens.tokenizer import panics_as_errors, parse_tokenizer
 from selector.sources import _hub, _weights, source
 from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running

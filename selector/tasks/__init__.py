@@ -8,7 +8,8 @@ from selector.core.contracts import Annotations, LabelKind, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.core.registry import Registry
 from selector.core.stats import LEGACY, Metric
-from selector.core.task import Table, Task
+from selector.core.table import Table
+from selector.core.task import Task
 
 if TYPE_CHECKING:
     from selector.tasks._linear import LinearTask as LinearTask

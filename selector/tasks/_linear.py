@@ -16,7 +16,8 @@ import xxhash
 
 from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import TargetError
-from selector.core.task import Facet, NotFinite, Probe, RowPlan, Stats, Task
+from selector.core.table import Facet, RowPlan
+from selector.core.task import NotFinite, Probe, Stats, Task
 from selector.linear import solve_head
 
 if TYPE_CHECKING:

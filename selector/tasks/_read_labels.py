@@ -19,7 +19,7 @@ import numpy as np
 
 from selector.core.contracts import SPLITS, LabelKind
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 
 Own = TypeVar("Own", bound="ArrayAnnotations")
 

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from selector.core.contracts import LabelKind
+from selector.core.contracts import LabelKind, noun_of
 from selector.core.errors import TargetError
-from selector.core.label_kinds import noun_of
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.tasks._read_labels import ArrayAnnotations, first_of, is_gap, kind_of, labels_of, number_notes, plain
 from selector.tasks.classification import missing_label
 

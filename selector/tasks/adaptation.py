@@ -13,11 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from selector.core.contracts import UNLABELED, Target
+from selector.core.contracts import UNLABELED, Target, noun_of
 from selector.core.errors import ConfigError, TargetError
 from selector.core.held_out_labels import UNKNOWN, SealedLabels
-from selector.core.label_kinds import noun_of
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.tasks import task
 from selector.tasks.classification import Classification, ClassLabels
 

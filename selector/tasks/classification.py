@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from selector.core.contracts import LabelKind, Target
-from selector.core.label_kinds import noun_of
+from selector.core.contracts import LabelKind, Target, noun_of
 from selector.core.stats import Metric, best_temperature, softmax
-from selector.core.task import Section, Stats, Table
+from selector.core.table import Table
+from selector.core.task import Section, Stats
 from selector.tasks import task
 from selector.tasks._classes import (
     ClassTask,

@@ -12,7 +12,8 @@ import numpy as np
 from selector.core.contracts import LabelKind, Target
 from selector.core.errors import ConfigError, did_you_mean
 from selector.core.stats import Metric, mean_ranks
-from selector.core.task import Probe, RowPlan, Section, Stats
+from selector.core.table import RowPlan
+from selector.core.task import Probe, Section, Stats
 from selector.tasks import task
 from selector.tasks._linear import LinearTask, check_columns
 from selector.tasks._read_regression import RegressionReading, quantiles

@@ -18,7 +18,8 @@ from selector.core.contracts import Target, spread
 from selector.core.errors import ConfigError
 from selector.core.prediction import Prediction
 from selector.core.stats import Metric, best_temperature, softmax
-from selector.core.task import RowPlan, Section, Stats, Table
+from selector.core.table import RowPlan, Table
+from selector.core.task import Section, Stats
 from selector.tasks import task
 from selector.tasks._classes import (
     ClassTask,

@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 
 from selector.core.errors import BudgetEnded, TrainingError
-from selector.core.task import Facet, Probe, RowPlan, Stats
+from selector.core.table import Facet, RowPlan
+from selector.core.task import Probe, Stats
 from selector.tuning.journal import Record
 from selector.tuning.workbench import HEADS, Loaded, Workbench
 

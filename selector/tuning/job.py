@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from selector.core.contracts import AnyPreprocess, Encoder, Target
+from selector.core.contracts import Encoder, Target
 from selector.core.errors import StoreError
+from selector.core.preprocess import AnyPreprocess
 from selector.core.system import cpu_model
 from selector.core.task import Probe, Stats
 from selector.extract.job import ExtractSettings

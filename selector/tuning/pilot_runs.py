@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import AnyPreprocess, Progress, ProgressCallback, Target, no_progress
+from selector.core.contracts import Progress, ProgressCallback, Target, no_progress
 from selector.core.errors import StoreError, TrainingError
+from selector.core.preprocess import AnyPreprocess
 from selector.core.task import Probe, Stats, Task
 from selector.run.executor import Executor, InProcess
 from selector.run.job import Shared

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from selector.core.contracts import AnyPreprocess, ProgressCallback, Target, no_progress
+from selector.core.contracts import ProgressCallback, Target, no_progress
 from selector.core.errors import BudgetEnded, ConfigError, StoreError, did_you_mean
+from selector.core.preprocess import AnyPreprocess
 from selector.core.task import Task
 from selector.run.executor import Executor, InProcess
 from selector.run.job import Shared

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from selector.core.contracts import AnyPreprocess, Encoder
+from selector.core.contracts import Encoder
+from selector.core.preprocess import AnyPreprocess
 from selector.results import Measurement
 
 if TYPE_CHECKING:

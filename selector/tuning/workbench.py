@@ -16,16 +16,12 @@ import torch
 from torch import nn
 
 from selector import modalities
-from selector.core.contracts import (
-    UNLABELED,
-    AnyPreprocess,
-    Encoder,
-    ProgressCallback,
-    Target,
-)
+from selector.core.contracts import UNLABELED, Encoder, ProgressCallback, Target
 from selector.core.errors import ConfigError, TrainingError
+from selector.core.preprocess import AnyPreprocess
 from selector.core.stats import Metric
-from selector.core.task import Learner, Probe, RowPlan, Stats, Task
+from selector.core.table import RowPlan
+from selector.core.task import Learner, Probe, Stats, Task
 from selector.extract.inputs import ready
 from selector.run import worker
 from selector.tuning.journal import Journal, Record

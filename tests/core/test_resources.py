@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
+from selector.config import MachineOptions
 from selector.core.errors import ConfigError, OptionError
 from selector.core.resources import memory_limit, resource_limits, thread_limit, threads_for
-from selector.options.machine import MachineOptions
 from selector.run.pool import Pool
 from selector.tuning.strategies._loop import Feed, Settings, predict, train
 from selector.tuning.strategies._parts import Group

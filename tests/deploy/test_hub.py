@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 
 import selector
 from selector.core.errors import ConfigError, TargetError
-from selector.deploy.card_data import card_head
 from selector.deploy.hub import hub_repository
+from selector.deploy.save import card_head
 from tests.support.hub import COMMIT, serving
 
 TINY = selector.Model("timm:test_resnet", name="tiny", weights="none")

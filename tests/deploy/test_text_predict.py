@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import selector
 from selector import sources
 from selector.cli import app
-from selector.core.contracts import TextPreprocess
 from selector.core.errors import BadImagesError, ConfigError
+from selector.core.preprocess import TextPreprocess
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy.serializers import text as text_form
 from selector.modalities.text import TextTokenizer, Tokens

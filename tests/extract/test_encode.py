@@ -20,8 +20,9 @@ from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
 from selector import sources
-from selector.core.contracts import Encoder, Preprocess, Progress
+from selector.core.contracts import Encoder, Progress
 from selector.core.errors import ConfigError, SourceError
+from selector.core.preprocess import Preprocess
 from selector.extract import backend_choice as deciding
 from selector.extract import backend_table
 from selector.extract import encode as encoding
@@ -31,8 +32,9 @@ from selector.extract.backends import open_backend, why_not
 from selector.extract.backends.eager import has_bfloat16, unrounded
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
 from selector.extract.prefetch_model import LoadAhead, open_ahead
-from selector.store import Entry, FeatureStore
+from selector.store import FeatureStore
 from selector.store.documents import digest
+from selector.store.entry import Entry
 from selector.zoo import ModelSpec
 
 SIZE = 32
@@ -190,7 +192,7 @@ def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, clock: l
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that chunks go by: they stand still until a test moves them."""
     now = [0.0]
-    monkeypatch.setattr("selector.extract.flush_policy.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("selector.extract.encode.time", types.SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

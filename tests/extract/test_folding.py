@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from selector import sources
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
+from selector.core.preprocess import Preprocess
 from selector.extract.backends.eager import placed
 from selector.extract.backends.folding import folded
 from selector.zoo import ModelSpec

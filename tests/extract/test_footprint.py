@@ -11,8 +11,7 @@ from torch import nn
 import selector
 from selector import sources
 from selector.core.errors import SourceError
-from selector.extract.cost import LiveBytes
-from selector.extract.footprint import ITEMS, footprint
+from selector.extract.cost import ITEMS, LiveBytes, footprint
 from selector.sources._sketch import Sketch
 from selector.zoo import ModelSpec
 

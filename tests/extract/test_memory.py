@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from selector.extract.memory import _trim
+from selector.core.resources import _trim
 
 BLOCKS = """
 import psutil
-from selector.extract.memory import give_back
+from selector.core.resources import give_back
 resident = psutil.Process().memory_info
 blocks = [bytes(4000) for _ in range(20_000)]  # 80 MB in pieces that the allocator keeps
 last = bytes(4000)  # holds the end of the heap, which would otherwise shrink by itself

@@ -24,13 +24,26 @@ from PIL import Image
 
 from selector.core.atomic import TEMPORARY
 from selector.core.container import Container
-from selector.core.contracts import Preprocess, Progress
+from selector.core.contracts import Progress
 from selector.core.errors import BadImagesError, StoreError, TargetError
+from selector.core.preprocess import Preprocess
 from selector.data import load_target
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.modalities.pixels import prepared as module
-from selector.modalities.pixels.prepared import Pixels, load_image, normalize, open_pixels_many, prepare, resize
-from selector.modalities.pixels.segments import SUFFIX, SegmentReader, SegmentWriter, digest_of, prune, read_index
+from selector.modalities.pixels.prepared import (
+    SUFFIX,
+    Pixels,
+    SegmentReader,
+    SegmentWriter,
+    digest_of,
+    load_image,
+    normalize,
+    open_pixels_many,
+    prepare,
+    prune,
+    read_index,
+    resize,
+)
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 OTHER = Preprocess(input_size=(3, 12, 20), interpolation="bilinear", crop_mode="squash")
@@ -420,11 +433,11 @@ def test_an_error_half_way_keeps_what_was_decoded(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from selector.core.contracts import Preprocess
-from selector.modalities.pixels import segments as _segments
+from selector.core.preprocess import Preprocess
+from selector.modalities.pixels import prepared as _prepared
 from selector.modalities.pixels.prepared import open_pixels_many
 from selector.data import load_target
-_segments.SEGMENT_ROWS = 4
+_prepared.SEGMENT_ROWS = 4
 target = load_target(sys.argv[1])
 preprocess = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 print("ready", flush=True)

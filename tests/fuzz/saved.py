@@ -140,7 +140,7 @@ def weights(folder: Path) -> Case:
 
 def rows(folder: Path) -> Case:
     """A head on ready features, and the arrays that it is to read."""
-    from selector.core.contracts import RowsPreprocess
+    from selector.core.preprocess import RowsPreprocess
     from selector.sources.features import ReadyEncoder
 
     encoder = ReadyEncoder(ModelSpec(source="features:clip"), 4)

@@ -8,7 +8,8 @@ from sklearn.preprocessing import StandardScaler
 
 from selector.core.contracts import LabelKind
 from selector.core.errors import ProxyError
-from selector.linear import STRENGTHS, Logistic, best_strength, log_likelihood, solve_head, standardize
+from selector.linear import STRENGTHS, best_strength, solve_head, standardize
+from selector.linear.logistic import Logistic, log_likelihood
 
 
 def data(n=200, d=10, c=3, seed=0):

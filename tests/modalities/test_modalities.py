@@ -8,8 +8,9 @@ import torch
 from torchvision import tv_tensors
 
 from selector import modalities
-from selector.core.contracts import Preprocess, TextPreprocess, Words
+from selector.core.contracts import Words
 from selector.core.errors import TargetError
+from selector.core.preprocess import Preprocess, TextPreprocess
 from selector.modalities.tokens import TokenizedText, Tokens
 
 IMAGE, TEXT = modalities.of("image"), modalities.of("text")

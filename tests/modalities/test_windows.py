@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
-from selector.core.contracts import TextPreprocess
 from selector.core.errors import ConfigError
+from selector.core.preprocess import TextPreprocess
 from selector.modalities.text import TextTokenizer, TokenizedText, Tokens, text_hash
 from selector.modalities.tokens.table import open_tokens
 from selector.sources import registry

@@ -11,8 +11,9 @@ import torch
 from tokenizers import decoders
 
 from selector import sources
-from selector.core.contracts import TextPreprocess, Words
+from selector.core.contracts import Words
 from selector.core.errors import ConfigError, SourceError
+from selector.core.preprocess import TextPreprocess
 from selector.modalities.text import TextTokenizer, Tokens, text_hash, why_unusable
 from selector.modalities.tokens.table import open_tokens
 from selector.zoo import ModelSpec

@@ -21,7 +21,7 @@ from selector.report.ranking import load_ranking
 from selector.results import Measurement
 from selector.scan import caveats
 from selector.scan.caveats import majority
-from selector.scan.near_duplicates import SIDE, near_duplicates
+from selector.scan.data_quality import SIDE, near_duplicates
 from tests.conftest import draw, image_folder
 from tests.scan.test_scan import FAST
 

@@ -16,8 +16,8 @@ from selector.features import FeatureSet
 from selector.proxies.probe import out_of_fold
 from selector.report.html import render_report
 from selector.report.ranking import load_ranking
-from selector.scan import label_quality
-from selector.scan.label_quality import LABEL_ISSUES, judge, write_label_issues
+from selector.scan import data_quality
+from selector.scan.data_quality import LABEL_ISSUES, judge, write_label_issues
 from tests.conftest import image_folder
 
 FLIPPED = 0.05
@@ -45,7 +45,7 @@ def trec(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[np.nda
 def test_flipped_labels_come_first_far_more_often_than_by_chance(trec, installed, monkeypatch):
     if installed:
         pytest.importorskip("cleanlab")
-    monkeypatch.setattr(label_quality, "find_spec", lambda name: find_spec(name) if installed else None)
+    monkeypatch.setattr(data_quality, "find_spec", lambda name: find_spec(name) if installed else None)
     rows, labels, flipped = trec
     found = judge(FeatureSet(rows, labels, keys=range(len(labels))), range(len(labels)))
     assert found["method"].startswith("cleanlab") == installed
@@ -87,7 +87,7 @@ def test_a_class_of_one_row_is_not_judged():
 
 
 def test_more_rows_than_the_ceiling_are_sampled(monkeypatch):
-    monkeypatch.setattr(label_quality, "_MOST_CELLS", 3 * 2 * 30)
+    monkeypatch.setattr(data_quality, "_MOST_CELLS", 3 * 2 * 30)
     rng = np.random.default_rng(0)
     found = judge(FeatureSet(rng.normal(size=(90, 3)), rng.integers(2, size=90), keys=range(90)), range(90))
     assert found["judged"] == 30
@@ -129,7 +129,7 @@ def test_a_scan_lists_images_in_the_wrong_folder_with_pictures_and_a_table(misla
 
 def test_a_second_scan_answers_from_the_store(mislabeled, monkeypatch):
     ranking, root = mislabeled
-    monkeypatch.setattr(label_quality, "judge", None)
+    monkeypatch.setattr(data_quality, "judge", None)
     again = selector.rank(
         root / "photos", zoo=[{"name": "sees", "source": "python:tests.support.networks:Orientation"}],
         proxies=["probe", "knn"], store=root / "store", confirm=False, trust_zoo=True, backend="eager",

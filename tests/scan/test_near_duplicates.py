@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from selector.scan.near_duplicates import alike_neighbors, likeness_of, numbered, report_frames
+from selector.scan.data_quality import alike_neighbors, likeness_of, numbered, report_frames
 
 FRAMES = 120
 

@@ -210,7 +210,7 @@ def test_dropping_stops_hopeless_models_and_says_so(tmp_path, monkeypatch):
     off = selector.rank(root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", prune="never", top_k=1)
     assert not [c for c in off.caveats if c.code == "pruned"]
     assert off["blind"].status == "ok"
-    monkeypatch.setattr(scan.rounds, "DROP_FROM", 2)
+    monkeypatch.setattr(scan.target_scan, "DROP_FROM", 2)
     seen: list[Progress] = []
     unsure = selector.rank(
         root, **{**FAST, "zoo": zoo}, store=tmp_path / "store", intervals=False, top_k=1, progress=seen.append

@@ -10,9 +10,9 @@ import pytest
 
 import selector
 from selector.core.errors import OptionError
-from selector.scan import fine_tuning, rounds
+from selector.scan import fine_tuning, target_scan
 from selector.scan.extraction import prices as prices_of
-from selector.scan.rounds import BudgetedRounds
+from selector.scan.target_scan import BudgetedRounds
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from selector.zoo.spec import network_of
@@ -54,7 +54,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
         made(self, *args, **settings, clock=lambda: float(next(ticks)))
 
     monkeypatch.setattr(BudgetedRounds, "__init__", ticked)
-    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
+    monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
 
 
 def _set_prices(store: FeatureStore) -> None:
@@ -72,7 +72,7 @@ def paid(ranking: selector.Ranking, rows: int) -> float:
 def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
     share: int, photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
+    monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
     ranking = selector.rank(photos, **FAST, store=scanned, scan_budget=f"{share}%")
     assert paid(ranking, 51) <= share / 100 + 0.01
     assert {m.name for m in ranking} == {spec.name for spec in ZOO}
@@ -108,7 +108,7 @@ def test_a_dear_network_waits_until_the_others_are_chosen(
     photos: Path, dear: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It promises most, and the first round could pay for it alone."""
-    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
+    monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
     monkeypatch.setattr(BudgetedRounds, "_promise", lambda self, network, prices: prices[network.name])
     ranking = selector.rank(photos, **FAST, store=dear, scan_budget="20%")
     assert [m.name for m in ranking if not m.rows] == [ZOO[-1].name]
@@ -118,7 +118,7 @@ def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_
     photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ended after 11% and 16 rows."""
-    monkeypatch.setattr(rounds, "FIRST_ROWS", 8)
+    monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
     ranking = selector.rank(photos, **FAST, store=scanned, scan_budget="15%")
     assert 0.13 < paid(ranking, 51) <= 0.15 + 0.01
     assert {m.rows for m in ranking if m.status == "ok"} == {32}

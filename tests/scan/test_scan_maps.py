@@ -17,7 +17,7 @@ from PIL import Image
 import selector
 from selector import sources, tasks
 from selector.core.contracts import LabelKind, Target
-from selector.core.task import Facet, RowPlan
+from selector.core.table import Facet, RowPlan
 from selector.data import load_target
 from selector.extract.rows import MapRunner, canvas_encoder
 from selector.modalities.image import canvas_of
@@ -149,7 +149,7 @@ def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(
     folder: Path, tmp_path: Path, task: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = itertools.count(0, 11)  # every pass takes 11 seconds
-    monkeypatch.setattr("selector.extract.flush_policy.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("selector.extract.encode.time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr("selector.extract.rows._PIXELS", 6 * 160 * 160)
     read, seen = MapRunner.read, []
 

@@ -13,8 +13,9 @@ import torch
 from seqeval.metrics import f1_score
 
 import selector
-from selector.core.contracts import Target, TextPreprocess
+from selector.core.contracts import Target
 from selector.core.errors import BadImagesError, ConfigError
+from selector.core.preprocess import TextPreprocess
 from selector.data import load_target
 from selector.features import FeatureSet
 from selector.report.html import render_report

@@ -13,8 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 import selector
-from selector.core.contracts import TextPreprocess
 from selector.core.errors import BadImagesError, ZooError
+from selector.core.preprocess import TextPreprocess
 from selector.modalities.text import Tokens
 from selector.modalities.tokens.table import open_tokens
 from selector.report.html import command, render_report

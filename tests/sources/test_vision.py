@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from selector.core.errors import SourceError
-from selector.extract.footprint import footprint
+from selector.extract.cost import footprint
 from selector.sources import registry
 from selector.zoo import ModelSpec
 from tests.support.vision_models import COLORS, DETECTORS, clip, detector

@@ -25,9 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selector.core.errors import ConfigError, SourceError, StoreError
-from selector.store import FeatureStore, RowsMissing, default_store, default_store_path
+from selector.store import FeatureStore, default_store, default_store_path
 from selector.store import entry as entries
 from selector.store.documents import digest
+from selector.store.entry import RowsMissing
 from tests.support.stored import IDENTITY, WIDTH, features, fill, hashes
 
 
@@ -695,7 +696,7 @@ def test_pruning_takes_the_least_recently_used(store: FeatureStore) -> None:
 def test_the_order_of_use_survives_a_clock_set_back(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = three_entries(store)
     now = time.time()
-    monkeypatch.setattr("selector.store.upkeep.time.time", lambda: now - 10_000_000)
+    monkeypatch.setattr("selector.store.time.time", lambda: now - 10_000_000)
     FeatureStore(store.root).resolve({"s": 0})
     assert [e.key for e in store.list_entries()] == [keys[1], keys[2], keys[0]]
     assert store.prune(older_than=3600).entries == ()
@@ -732,7 +733,7 @@ def test_a_full_store_is_pruned(small_disk: Path) -> None:
 def test_pruning_by_age(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = three_entries(store)
     now = time.time()
-    monkeypatch.setattr("selector.store.upkeep.time.time", lambda: now + 5 * 86_400)
+    monkeypatch.setattr("selector.store.time.time", lambda: now + 5 * 86_400)
     FeatureStore(store.root).resolve({"s": 2})
     assert set(store.prune(older_than=86_400).entries) == set(keys[:2])
     assert FeatureStore(store.root).entry({**IDENTITY, "weights": 2}).stored == 200

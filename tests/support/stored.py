@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from selector.store import Entry
 from selector.store.documents import digest
+from selector.store.entry import Entry
 
 WIDTH = 8
 IDENTITY = {"source": "timm", "weights": "abc", "preprocess": {"input_size": [3, 32, 32]}, "precision": "float32"}

@@ -24,8 +24,8 @@ from selector.data import load_target
 from selector.modalities.pixels.augmentation import augmented
 from selector.tasks import registry, task_of
 from selector.tasks.detection import BACKGROUND, DetectionStats, stats_of
+from selector.tasks.detection.box_predictions import match
 from selector.tasks.detection.box_rows import offsets, rows_of
-from selector.tasks.detection.matching import match
 from selector.zoo import ModelSpec
 
 TINY = [
@@ -502,7 +502,7 @@ def test_boxes_are_returned_from_a_score_on(confirmed: Any, shapes: Path, tmp_pa
 
 
 def test_the_report_counts_and_draws_from_the_score_that_validation_chose() -> None:
-    from selector.tasks.detection.matching import DetectionStats
+    from selector.tasks.detection.box_predictions import DetectionStats
 
     classes, pictures = drawn(4)
     stats = of_pictures(classes, pictures)

@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 import selector
 from selector.cli import app
 from selector.cli.guard import SOME_FAILED
-from selector.core.contracts import Preprocess, Target
+from selector.core.contracts import Target
 from selector.core.errors import ConfigError, SelectorError
 from selector.core.prediction import Predictions
+from selector.core.preprocess import Preprocess
 from selector.core.task import NotFinite
 from selector.data import load_target
 from selector.deploy import export_onnx, load_model, save_model
@@ -608,8 +609,7 @@ def test_padding_by_the_size_is_left_to_operators_of_onnx(tmp_path: Path) -> Non
     import onnxruntime
     from timm.layers import AvgPool2dSame, Conv2dSame
 
-    from selector.deploy.export import _export, _Form
-    from selector.deploy.same_padding import padding_in_the_graph, why_not
+    from selector.deploy.export import _export, _Form, padding_in_the_graph, why_not
 
     network, path = Same().eval(), tmp_path / "model.onnx"
     axes = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
@@ -641,7 +641,7 @@ class Padded(torch.nn.Module):
 
 def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it() -> None:
     """It took minutes without an end; layers that ONNX has operators for are no reason."""
-    from selector.deploy.same_padding import pads_by_size
+    from selector.deploy.export import pads_by_size
 
     assert pads_by_size(Padded(True), (3, 64, 96)) == "its code pads by the size of the images"
     assert not pads_by_size(Padded(False), (3, 64, 96))

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from selector.core.contracts import Encoder, LabelKind, Preprocess, Target
+from selector.core.contracts import Encoder, LabelKind, Target
+from selector.core.preprocess import Preprocess
 from selector.sources import registry as sources
 from selector.tuning import TuningCandidate
 from selector.zoo import ModelSpec

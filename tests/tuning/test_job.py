@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selector.core.contracts import Encoder, Preprocess, Target
+from selector.core.contracts import Encoder, Target
+from selector.core.preprocess import Preprocess
 from selector.run.executor import InProcess, Routed, WorkerExecutor
 from selector.run.job import Answer, Needs, Shared, fetch_shared_with, pack, unpack
 from selector.run.pool import Pool

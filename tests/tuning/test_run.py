@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from scipy.stats import norm as normal
 
 from selector import tasks
-from selector.core.contracts import Encoder, Preprocess
+from selector.core.contracts import Encoder
 from selector.core.errors import ConfigError, SourceError, StoreError, TargetError
+from selector.core.preprocess import Preprocess
 from selector.core.task import Stats
 from selector.extract.inputs import ready
 from selector.run.executor import InProcess
@@ -1392,7 +1393,7 @@ def test_advice_says_that_a_gain_is_the_mean_of_several_seeds() -> None:
 
 
 def test_the_default_budget_is_named_without_torch() -> None:
-    code = "import sys; from selector.config import DEFAULT_BUDGET; print(DEFAULT_BUDGET, 'torch' in sys.modules)"
+    code = "import sys; from selector.options.training import DEFAULT_BUDGET; print(DEFAULT_BUDGET, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.split() == ["1200.0", "False"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from selector.core.contracts import Items, RawText
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._items import ListItems, is_picture, is_tensor
 from selector.data._memory import (
     STRINGS,

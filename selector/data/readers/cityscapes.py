@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._trees import Entry, first_missing, is_folder, listed, mask_table, split_among
 from selector.data.reader import Options, reader
 from selector.modalities.image import is_image_name

@@ -12,7 +12,7 @@ from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.input_files import open_file
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._class_names import read_mapping
 from selector.data._hashing import hash_files
 from selector.data._items import FileItems

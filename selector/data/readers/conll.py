@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError, did_you_mean
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._files import conll_files, holds_conll, holds_parquet, split_of
 from selector.data._sentences import tagged_words, words_table
 from selector.data._text_rows import read_utf8

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._files import TABLES
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import FileItems

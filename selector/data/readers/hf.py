@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from selector.core.errors import TargetError, first_line
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.core.units import words
 from selector.data.reader import Options, reader, reader_of
 

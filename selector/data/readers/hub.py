@@ -9,7 +9,7 @@ import numpy as np
 
 from selector.core.contracts import Items, RawImage
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._boxes import is_boxes
 from selector.data._items import SubsetItems
 from selector.data._tabular import shape_of

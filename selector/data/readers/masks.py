@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._trees import (
     Entry,
     by_stem,

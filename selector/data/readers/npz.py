@@ -11,7 +11,7 @@ import numpy as np
 
 from selector.core.errors import TargetError
 from selector.core.input_files import read_arrays
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data.reader import Options, reader
 from selector.data.readers.arrays import features_table
 

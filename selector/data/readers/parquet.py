@@ -22,7 +22,7 @@ import numpy as np
 from selector.core.contracts import Items, RawImage
 from selector.core.errors import TargetError, first_line
 from selector.core.input_files import CELL_BYTES, check_unpacked
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._boxes import is_boxes
 from selector.data._files import files_of, split_of
 from selector.data._hashing import FileMemory

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from selector.core.errors import TargetError, did_you_mean
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._items import ConcatItems
 from selector.data.reader import SPLIT_NAMES, Options, reader, reader_of, split_rank
 from selector.tasks._read_labels import as_numbers, plain

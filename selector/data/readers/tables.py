@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._boxes import is_boxes
 from selector.data._files import JSON_LINES, table_files
 from selector.data._memory import memory_columns

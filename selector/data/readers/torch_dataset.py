@@ -15,7 +15,7 @@ from PIL import Image
 
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._boxes import BoxCells, is_boxes
 from selector.data._items import is_tensor
 from selector.data._memory import raw_image

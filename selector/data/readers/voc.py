@@ -15,7 +15,7 @@ from xml.parsers import expat
 
 from selector.core.errors import TargetError
 from selector.core.input_files import open_file, read_file
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._text_rows import read_utf8
 from selector.data._trees import (
     Entry,

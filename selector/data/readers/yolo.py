@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from selector.core.errors import TargetError
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.data._class_names import class_schema, read_mapping, usual_file
 from selector.data._text_rows import read_utf8
 from selector.data._trees import Entry, by_stem, first_missing, is_folder, listed, picture_table, split_among

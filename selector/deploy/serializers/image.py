@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import Preprocess
 from selector.core.documents import checked
 from selector.core.errors import ConfigError
+from selector.core.preprocess import Preprocess
 from selector.core.resources import thread_limit, threads_for
 from selector.deploy.serializers import serializer
 from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, listed

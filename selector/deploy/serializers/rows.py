@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from selector.core.contracts import RowsPreprocess
 from selector.core.documents import checked
 from selector.core.errors import ConfigError, first_line
 from selector.core.input_files import read_arrays
+from selector.core.preprocess import RowsPreprocess
 from selector.deploy.serializers import serializer
 from selector.deploy.serializers._serializer import AGAIN, Keep, Run, Serializer, cell
 

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from selector.core.contracts import LongTexts, RawText, TextPreprocess, TruncationSide, Words
+from selector.core.contracts import RawText, Words
 from selector.core.documents import LONGEST, checked
 from selector.core.errors import ConfigError, TargetError, first_line
 from selector.core.input_files import read_file
+from selector.core.preprocess import LongTexts, TextPreprocess, TruncationSide
 from selector.data._text_rows import json_lines as read_json_lines
 from selector.data._text_rows import read_csv, read_utf8
 from selector.data.readers.parquet import DAMAGE, column_cells

@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from selector.core.contracts import Encoder
-from selector.core.submodules import replace_submodule
 
 log = logging.getLogger(__name__)
 
@@ -122,4 +121,4 @@ def _fold(module: nn.Module, convolution: str, norm: str) -> None:
     )  # fmt: skip
     conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
     after = nn.Identity() if type(batch_norm) is nn.BatchNorm2d else batch_norm.act
-    replace_submodule(module, norm, after)
+    module.set_submodule(norm, after)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from selector.core.contracts import Preprocess, RawImage
+from selector.core.contracts import RawImage
+from selector.core.preprocess import Preprocess
 from selector.modalities.pixels.decode import read_image
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from selector.core.contracts import Items, Progress, ProgressCallback, RawText, TextPreprocess, Words, no_progress
+from selector.core.contracts import Items, Progress, ProgressCallback, RawText, Words, no_progress
 from selector.core.errors import BadImagesError, TargetError
+from selector.core.preprocess import TextPreprocess
 from selector.modalities.tokens import TokenizedText, Tokens
 from selector.modalities.tokens.tokenizer import TextTokenizer, text_hash, why_unusable
 

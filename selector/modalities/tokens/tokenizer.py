@@ -23,7 +23,8 @@ from selector.modalities.tokens import SECOND, SPECIAL, TokenizedText
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from selector.core.contracts import RawText, TextPreprocess
+    from selector.core.contracts import RawText
+    from selector.core.preprocess import TextPreprocess
 
 __all__ = ["TextTokenizer", "UnreadableText", "text_hash", "why_unusable"]
 

@@ -11,13 +11,22 @@ from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import TargetError
 from selector.core.prediction import Prediction
 from selector.core.stats import Metric
-from selector.core.task import Evaluator, Facet, Probe, RowPlan, Section, Stats, Traced
+from selector.core.table import Facet, RowPlan
+from selector.core.task import Evaluator, Probe, Section, Stats, Traced
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._maps import MapTask, rounded, telling
-from selector.tasks.detection.box_predictions import FoundBoxes, FoundInImages, in_pixels, small_copy
+from selector.tasks.detection.box_predictions import (
+    RECALLS,
+    SIZES,
+    DetectionStats,
+    FoundBoxes,
+    FoundInImages,
+    in_pixels,
+    match,
+    small_copy,
+)
 from selector.tasks.detection.box_rows import rows_of
-from selector.tasks.detection.matching import RECALLS, SIZES, DetectionStats, match
 from selector.tasks.detection.reading import BoxAnnotations, Boxes, DetectionReading
 from selector.tasks.segmentation.mask_predictions import picture_size, swatch
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import xxhash
 
+from selector.core.contracts import noun_of
 from selector.core.errors import ConfigError, TargetError, did_you_mean
-from selector.core.label_kinds import noun_of
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.tasks._image_files import upright_size
 from selector.tasks._read_labels import first_of
 

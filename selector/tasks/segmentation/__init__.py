@@ -15,7 +15,8 @@ from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import ConfigError, TargetError
 from selector.core.prediction import Prediction
 from selector.core.stats import Metric
-from selector.core.task import Evaluator, Facet, NotFinite, Probe, RowPlan, Section, Stats
+from selector.core.table import Facet, RowPlan
+from selector.core.task import Evaluator, NotFinite, Probe, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._classes import balanced_note, weights_of_counts

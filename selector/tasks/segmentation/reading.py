@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import xxhash
 
+from selector.core.contracts import noun_of
 from selector.core.errors import TargetError
-from selector.core.label_kinds import noun_of
 from selector.core.resources import threads_for
-from selector.core.task import Table
+from selector.core.table import Table
 from selector.modalities.image import UnreadableImage, content_hash
 from selector.tasks._image_files import check_same_size, checked_size, mask_values, packed
 from selector.tasks._read_labels import first_of

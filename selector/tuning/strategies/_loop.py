@@ -24,11 +24,10 @@ from torch import nn
 
 from selector import modalities
 from selector.core.errors import TrainingError
-from selector.core.resources import memory_limit, threads_for
+from selector.core.resources import is_out_of_memory, memory_limit, threads_for
 from selector.core.task import Learner
 from selector.core.units import format_size
 from selector.extract.cost import module_bytes, peak_memory
-from selector.extract.memory import is_out_of_memory
 from selector.tuning.strategies._parts import Group, WeightAverage
 from selector.tuning.weights import read_checkpoint, write_checkpoint
 

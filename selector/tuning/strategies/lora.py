@@ -11,7 +11,6 @@ from typing import Any, cast
 from torch import nn
 
 from selector.core.errors import ConfigError, TrainingError
-from selector.core.submodules import replace_submodule
 from selector.core.task import Learner
 from selector.tuning.strategies import Strategy, strategy
 from selector.tuning.strategies._parts import Group, Parts
@@ -62,7 +61,7 @@ class Lora(Strategy):
             if isinstance(layer, BaseTunerLayer):
                 tuned: Any = layer
                 tuned.merge()
-                replace_submodule(module, name, tuned.get_base_layer())
+                module.set_submodule(name, tuned.get_base_layer())
         return module
 
 
