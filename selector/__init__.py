@@ -7,7 +7,7 @@ nothing, installs no handler and touches no network.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selector.core.version import __version__
 
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from selector.zoo import load_zoo as load_zoo
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "plot":
         return importlib.import_module("selector.report.plot")
     if name not in _PUBLIC:

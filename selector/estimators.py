@@ -200,18 +200,18 @@ class ModelSelector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         return np.array([[value[name] for name in names] for value in found.values])
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
-    def predict_proba(self, X: Any) -> np.ndarray:
+    def predict_proba(self, X: object) -> np.ndarray:
         """Calibrated probabilities (N, C) in the order of ``classes_``."""
         return self._ordered(self._predictions(X))
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: object, y: object, sample_weight: object = None) -> float:
         """Accuracy of classes, share of items with exactly the right labels, or R² of values."""
         measure = r2_score if self.task == "regression" else accuracy_score
         return float(measure(y, self.predict(X), sample_weight=sample_weight))
 
     # ---------------------------------------------------------------- data
 
-    def _labels(self, y: Any, items: Any) -> Any:
+    def _labels(self, y: Any, items: object) -> Any:
         """Labels as ``load_target`` reads them; ``classes_`` and their names."""
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None: ModelSelector learns from labels.")
@@ -239,7 +239,7 @@ class ModelSelector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
             self._names = [f"class {code}" for code in range(len(self._names))]
         return [self._names[code] for code in codes]
 
-    def _predictions(self, X: Any) -> Predictions:
+    def _predictions(self, X: object) -> Predictions:
         check_is_fitted(self, "best_model_")
         items = items_of(self, X, reset=False)
         if kind_of(items, None) == "texts":  # data are never names of files
@@ -260,7 +260,7 @@ class ModelSelector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         if temporary:
             weakref.finalize(self.best_model_, shutil.rmtree, folder, ignore_errors=True)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         state = dict(super().__getstate__())
         if (model := state.pop("best_model_", None)) is not None:
             state["_files"] = {path.name: path.read_bytes() for path in sorted(model.path.iterdir()) if path.is_file()}
@@ -338,7 +338,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.offline = offline
         self.trust_zoo = trust_zoo
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: object, y: object = None) -> Self:
         """Extract the items into the store.
 
         Args:
@@ -350,11 +350,11 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.transform(X)
         return self
 
-    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray:
+    def fit_transform(self, X: object, y: object = None, **fit_params: object) -> np.ndarray:
         """``transform``: there is nothing to fit."""
         return self.transform(X)
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: object) -> np.ndarray:
         """Features float32 (N, D) of N items, a row per item in their order.
 
         Raises:

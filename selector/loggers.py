@@ -25,7 +25,7 @@ class ExperimentLog(Protocol):
     def metric(self, name: str, value: float, step: int) -> None:
         """A finite value at a step."""
 
-    def figure(self, name: str, figure: Any) -> None:
+    def figure(self, name: str, figure: object) -> None:
         """A matplotlib figure."""
 
     def artifact(self, path: Path) -> None:
@@ -111,7 +111,7 @@ class MLflow:
         if len(self._waiting) >= _BATCH or time.monotonic() - self._sent > _SECONDS:
             self._send()
 
-    def figure(self, name: str, figure: Any) -> None:
+    def figure(self, name: str, figure: object) -> None:
         """See ``ExperimentLog``."""
         self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
 
@@ -186,7 +186,7 @@ class Trackio(WeightsAndBiases):
         """See ``ExperimentLog``; kept as texts, since a run takes its settings when it begins."""
         self.run.log({f"parameters/{name}": str(value) for name, value in values.items()})
 
-    def figure(self, name: str, figure: Any) -> None:
+    def figure(self, name: str, figure: object) -> None:
         """Not kept: the report holds it."""
 
     def artifact(self, path: Path) -> None:

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
@@ -59,7 +58,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SELECTOR_CACHE") or platformdirs.user_cache_dir("selector"))
 
 
-def read_memory(file: Path) -> dict[str, Any]:
+def read_memory(file: Path) -> dict[str, object]:
     """A remembered JSON object; empty when there is none or it is damaged (it is only a memory)."""
     try:
         memory = json.loads(file.read_bytes())
@@ -71,7 +70,7 @@ def read_memory(file: Path) -> dict[str, Any]:
     return memory if isinstance(memory, dict) else {}
 
 
-def write_memory(file: Path, memory: Mapping[str, Any]) -> bool:
+def write_memory(file: Path, memory: Mapping[str, object]) -> bool:
     """Remember a JSON object; whether it was written: a folder that cannot be only costs time later."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ class Blocks:
 def pack(arrays: Mapping[str, np.ndarray | Blocks]) -> Iterator[bytes | memoryview]:
     """The bytes of a container, piece by piece."""
     lazy = {name: a if isinstance(a, Blocks) else _whole(a) for name, a in arrays.items()}
-    header: dict[str, Any] = {}
+    header: dict[str, object] = {}
     checksums: dict[str, str] = {}
     offset = 0
     for name, array in lazy.items():
@@ -171,7 +171,7 @@ def _described_before(fixed: bytes, file: BinaryIO) -> dict[str, _Array]:
     }
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -204,7 +204,7 @@ class Encoder(ABC):
         _ = self.strides
         raise NotImplementedError
 
-    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """How ``build`` of the same source makes the module of ``map_module`` again without weights: plain JSON."""
         _ = self.strides
         raise NotImplementedError
@@ -258,7 +258,7 @@ class Source(Protocol):
         """
         ...
 
-    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+    def build(self, recipe: Mapping[str, object]) -> nn.Module:
         """The module that ``Encoder.recipe`` describes, without weights."""
         ...
 
@@ -443,7 +443,7 @@ class Target:
         labels: np.ndarray = self.labels[self.rows_of(indices)]
         return labels
 
-    def by_item(self, rows: np.ndarray, indices: np.ndarray) -> Sequence[Any]:
+    def by_item(self, rows: np.ndarray, indices: np.ndarray) -> Sequence[object]:
         """What belongs to the rows of some items, item after item: an entry per item, or an array of its rows."""
         starts = self.starts_of(indices)
         return list(rows) if starts is None else np.split(rows, starts[1:-1])

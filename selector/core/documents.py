@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def checked(form: type[T] | TypeAdapter[T], data: Any, where: object, advice: str, below: str = "") -> T:
+def checked(form: type[T] | TypeAdapter[T], data: object, where: object, advice: str, below: str = "") -> T:
     """Data in the form of a type; what the type does not know is left out, so that later versions are read.
 
     Args:
@@ -87,12 +87,12 @@ def explained(error: ValidationError, below: str = "") -> str:
     return f"{'.'.join(path) or 'the document'}: {message[:1].lower()}{message[1:]}{found}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """JSON has no NaN and no numpy: both become what a strict reader accepts."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}

@@ -170,7 +170,7 @@ def read_arrays(path: str | os.PathLike[str], most: int | None = None) -> np.nda
                 unpacked = _header_bytes(file, packed)
                 _check(unpacked, packed, most)
                 file.seek(0)
-                found: Any = np.lib.format.read_array(file, allow_pickle=False)
+                found: object = np.lib.format.read_array(file, allow_pickle=False)
                 return np.asarray(found)
             file.seek(0)
             with zipfile.ZipFile(file) as archive:

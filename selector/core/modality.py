@@ -142,7 +142,7 @@ class Modality(ABC):
         """Rows of features that a batch gives."""
         return len(batch)
 
-    def staged(self, batch: Any, device: Any) -> Any:
+    def staged(self, batch: Any, device: object) -> object:
         """The batch on the processor, so laid out that moving it to the device does not wait."""
         return batch
 

@@ -31,7 +31,7 @@ _CODES = {
     "no-training": "task-not-trainable",
     "stopped-early": "pruned",
 }
-_OPTIONS: dict[str, tuple[str, Mapping[Any, str]]] = {
+_OPTIONS: dict[str, tuple[str, Mapping[object, str]]] = {
     "labelled_target": ("num_target_labels", {}),
     "on_bad_image": ("on_invalid", {"fail": "raise"}),
     "trust": ("hash_mode", {"stat": "mtime"}),
@@ -48,7 +48,7 @@ def translate_run(data: dict[str, Any], version: int) -> dict[str, Any]:
     """A document ``run.json`` of format 1 or 2 under the names of format 3; what is malformed stays as it is."""
     if version > 2:
         return data
-    parts: dict[str, Any] = {k: _fields(data[k]) for k in ("models", "caveats", "confirmation") if k in data}
+    parts: dict[str, object] = {k: _fields(data[k]) for k in ("models", "caveats", "confirmation") if k in data}
     for model in _mappings(parts.get("models")):
         if model.get("status") == "stopped":
             model["status"] = "pruned"
@@ -61,9 +61,9 @@ def translate_run(data: dict[str, Any], version: int) -> dict[str, Any]:
     return data | parts
 
 
-def translate_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+def translate_options(settings: Mapping[str, object]) -> dict[str, object]:
     """Recorded options under the names of today."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in settings.items():
         name, values = _OPTIONS.get(key, (key, {}))
         value = translate_options(value) if key == "confirm" and isinstance(value, dict) else value
@@ -89,13 +89,13 @@ def _target(target: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _fields(value: Any) -> Any:
+def _fields(value: object) -> object:
     if isinstance(value, dict):
         return {_FIELDS.get(key, key): _fields(part) for key, part in value.items()}
     return [_fields(part) for part in value] if isinstance(value, list) else value
 
 
-def _mappings(value: Any) -> list[dict[str, Any]]:
+def _mappings(value: object) -> list[dict[str, object]]:
     return [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
 
 

@@ -55,7 +55,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        told: dict[str, Any] = {"item": self.item}
+        told: dict[str, object] = {"item": self.item}
         if self.label is not None or not self.values:
             top = [{"label": name, "probability": share} for name, share in self.top]
             told |= {"label": self.label, "probability": self.probability, "top": top}
@@ -124,7 +124,7 @@ class Predictions(Sequence[Prediction]):
         """The items that could not be read."""
         return [row for row in self._rows if row.error is not None]
 
-    def to_dicts(self) -> list[dict[str, Any]]:
+    def to_dicts(self) -> list[dict[str, object]]:
         """Plain JSON types."""
         return [row.to_dict() for row in self._rows]
 
@@ -181,7 +181,7 @@ def _shown(item: str) -> str:
     return " ".join(item.split())[: SHOWN - 1] + "…"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -191,9 +191,9 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(values: Mapping[str, object]) -> dict[str, object]:
     """Cells of a table: a list with | between its parts, a mapping as a column an entry."""
-    cells: dict[str, Any] = {}
+    cells: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             cells |= {f"{name}.{key}": part for key, part in value.items()}
@@ -202,7 +202,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return cells
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """A value in one cell."""
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -58,7 +58,7 @@ class Preprocess:
         """For whole images squashed to (height, width): places in relative coordinates stay what they are."""
         return replace(self, input_size=(self.input_size[0], *size), crop_mode="squash", crop_pct=1.0)
 
-    def overridden(self, changes: Mapping[str, Any]) -> Preprocess:
+    def overridden(self, changes: Mapping[str, object]) -> Preprocess:
         """A copy with the given fields changed (lists, as YAML gives them, become tuples)."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
         return replace(self, **fields)

@@ -20,7 +20,7 @@ Registered = TypeVar("Registered")
 _rooms: list[Registry[Any]] = []
 
 
-def registered_rooms() -> list[Registry[Any]]:
+def registered_rooms() -> list[Registry[object]]:
     """The registries of the package that were imported so far."""
     return [room for room in _rooms if room.package.startswith("selector.")]
 

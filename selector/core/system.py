@@ -20,7 +20,7 @@ def versions() -> dict[str, Any]:
     """Versions of selector, Python and the libraries that are installed, and the processor."""
     from importlib import metadata
 
-    found: dict[str, Any] = {"selector": __version__, "python": platform.python_version()}
+    found: dict[str, object] = {"selector": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)

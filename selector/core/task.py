@@ -244,7 +244,7 @@ class Task(ABC):
         """What names its trainings in a journal: two tasks that train differently differ in it."""
         return self.name + self.address_suffix
 
-    def written_as(self, class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]:
+    def written_as(self, class_names: Sequence[str], context: Mapping[str, object]) -> list[int]:
         """The number that stands for each class in what the model gives."""
         return list(range(len(class_names)))
 
@@ -366,7 +366,7 @@ class Task(ABC):
         target: Target,
         init: Probe | None = None,
         size: tuple[int, int] | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> nn.Module:
         """A fresh ``Learner`` on an encoder.
 
@@ -395,7 +395,7 @@ class Task(ABC):
         task's probe holds more than that."""
         return None
 
-    def probe_outputs(self, probe: Probe, features: np.ndarray) -> Any:
+    def probe_outputs(self, probe: Probe, features: np.ndarray) -> object:
         """Outputs of the probe as ``Learner.predict`` gives them, of rows that are whole items or words; None where
         outputs need the network itself (masks, boxes)."""
         return None
@@ -410,7 +410,7 @@ class Task(ABC):
     def evaluator(self, target: Target, context: Mapping[str, Any] | None = None) -> Evaluator:
         """For one split; ``context`` is what was chosen on validation (a temperature, thresholds)."""
 
-    def calibrate(self, stats: Stats) -> dict[str, Any]:
+    def calibrate(self, stats: Stats) -> dict[str, object]:
         """What is chosen on validation and used afterwards: temperature, thresholds, least score. Plain JSON."""
         return {}
 
@@ -438,10 +438,12 @@ class Task(ABC):
         return network(batch).float().cpu().numpy()
 
     @abstractmethod
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predictions(
+        self, outputs: Any, class_names: Sequence[str], context: Mapping[str, object]
+    ) -> list[dict[str, Any]]:
         """What predict hands over, an entry per item (or word): plain JSON but for arrays (masks)."""
 
-    def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
+    def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, object]) -> object:
         """What ``predict`` keeps of an item's outputs until all items are read: the outputs, unless they are large."""
         return output
 
@@ -478,7 +480,7 @@ class Task(ABC):
         return self.prediction_type.of(name, found, class_names, min(top, len(class_names)))
 
     def gathered(
-        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, object]
     ) -> Predictions:
         """What ``predicted`` hands over, of its rows."""
         known = [row.shares for row in rows if row.shares is not None]
@@ -492,7 +494,7 @@ class Task(ABC):
         the target's unit. Torch operations only, since they are traced. None where it gives the outputs alone."""
         return None
 
-    def traced(self, network: nn.Module, context: Mapping[str, Any]) -> Traced | None:
+    def traced(self, network: nn.Module, context: Mapping[str, object]) -> Traced | None:
         """What is exported of a saved network where its outputs are not one tensor (boxes); None where they are."""
         return None
 
@@ -505,7 +507,7 @@ class Task(ABC):
         """The error analysis."""
 
     def drawn(
-        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
+        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, object]
     ) -> list[dict[str, Any]]:
         """What a sample of ``report`` shows beside its item, an entry per item: ``pictures``, small ones as ``data:``
         URIs with a ``title`` each. Only asked where ``draws``.

@@ -46,10 +46,10 @@ P = ParamSpec("P")
 
 def _takes(
     config: Callable[P, LoadOptions],
-) -> Callable[[Callable[..., Target]], Callable[Concatenate[Any, P], Target]]:
+) -> Callable[[Callable[..., Target]], Callable[Concatenate[object, P], Target]]:
     """The function with the fields of ``LoadOptions`` as keywords."""
 
-    def decorate(function: Callable[..., Target]) -> Callable[Concatenate[Any, P], Target]:
+    def decorate(function: Callable[..., Target]) -> Callable[Concatenate[object, P], Target]:
         describe(function, LoadOptions)
         return cast("Callable[Concatenate[Any, P], Target]", function)
 
@@ -57,7 +57,7 @@ def _takes(
 
 
 @_takes(LoadOptions)
-def load_target(x: Any, **options: Any) -> Target:
+def load_target(x: object, **options: object) -> Target:
     """Read a labeled dataset, or one without labels beside a labeled one.
 
     Args:
@@ -120,7 +120,7 @@ def _lacking(target: Target, found: Reader) -> dict[str, str]:
     return lacking
 
 
-def _load(x: Any, given: LoadOptions, *, strict: bool) -> Target:
+def _load(x: object, given: LoadOptions, *, strict: bool) -> Target:
     """``strict`` refuses options that would do nothing; what an earlier version recorded is read anyway."""
     name, image_column, task, seed = given.name, given.image_column, given.task, given.seed
     max_samples, source_domain, num_target_labels = given.max_samples, given.source_domain, given.num_target_labels
@@ -178,7 +178,12 @@ def _words(columns: Words | int | None) -> str | list[str] | None:
 
 
 def _domains(
-    x: Any, source_domain: Any, options: Options, said: Mapping[str, Any], num_target_labels: int | None, seed: int
+    x: object,
+    source_domain: object,
+    options: Options,
+    said: Mapping[str, object],
+    num_target_labels: int | None,
+    seed: int,
 ) -> Target:
     """Both domains as one target; read again by its origin where both lie in files."""
     from selector.data.domains import combine, unlabeled_table
@@ -208,7 +213,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
     return named if named.startswith("hf:") else os.path.abspath(named)  # noqa: PTH100
 
 
-def _source(x: Any, options: Options, seed: int) -> Target:
+def _source(x: object, options: Options, seed: int) -> Target:
     """The labeled source domain: any classification target.
 
     Raises:

@@ -55,7 +55,7 @@ def boxes_of_rows(
     return first, list(found.values())
 
 
-def is_boxes(cell: Any) -> bool:
+def is_boxes(cell: object) -> bool:
     """Whether a cell holds boxes: a mapping with keys for boxes and classes, or a list of such."""
     if isinstance(cell, list | tuple):
         return bool(cell) and all(isinstance(one, Mapping) for one in cell) and is_boxes(cell[0])

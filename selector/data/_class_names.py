@@ -25,7 +25,7 @@ _LABELMAP_LINE = re.compile(r"([^:#]+):(\d{1,3}),(\d{1,3}),(\d{1,3})(:.*)?")
 _MOST, _LONGEST_YAML = 65535, 1 << 22  # classes, and characters: a megabyte of YAML takes ten seconds
 
 
-def class_schema(given: ClassNames) -> dict[str, Any]:
+def class_schema(given: ClassNames) -> dict[str, object]:
     """``names`` in label order, and ``colors`` where the file gives them, as a table's schema has them.
 
     Names may be given with commas between them. A file holds a name per line, ``R G B name`` a line, CVAT's ``name:R,G,B::`` a line, a CSV with the columns name, r, g
@@ -35,7 +35,7 @@ def class_schema(given: ClassNames) -> dict[str, Any]:
         TargetError: it cannot be read, or holds something else.
     """
     where = "class_names"
-    content: Any = given
+    content: object = given
     if isinstance(given, str | os.PathLike):
         where = os.fspath(given)
         there = os.path.exists(where)  # noqa: PTH110  Path.exists raises for a list that is too long for a name
@@ -88,7 +88,7 @@ def _read(path: Path) -> Any:
     return [line for _, line in lines]
 
 
-def read_mapping(path: Path, text: str | None = None) -> Any:
+def read_mapping(path: Path, text: str | None = None) -> object:
     """The content of a JSON or YAML file.
 
     Raises:
@@ -125,7 +125,7 @@ def _color(parts: Sequence[Any], where: str) -> Color:
     return values[0], values[1], values[2]
 
 
-def _of_mapping(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def _of_mapping(content: Mapping[Any, Any], where: str) -> dict[str, object]:
     if content and all(isinstance(value, list | tuple) for value in content.values()):
         return {
             "names": [str(k) for k in content],

@@ -96,7 +96,7 @@ class FileMemory:
         self._root, self._hash_mode = root, hash_mode
         self._path = cache_folder() / "hashes" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(root))}.json"
         self._known: dict[str, list[Any]] = {}
-        self._seen: dict[str, list[Any]] = {}
+        self._seen: dict[str, list[object]] = {}
         self._changed = False
 
     def __enter__(self) -> FileMemory:
@@ -120,7 +120,7 @@ class FileMemory:
         self._seen[path] = entry
         return entry[1] if self._hash_mode == "mtime" else None
 
-    def put(self, path: str, status: os.stat_result, value: Any) -> None:
+    def put(self, path: str, status: os.stat_result, value: object) -> None:
         """Remember ``value`` (plain JSON) of a file, unless the file is too young to be sure."""
         if abs(time.time_ns() - status.st_mtime_ns) > _YOUNG_NS:
             self._seen[path] = [signature(status), value]

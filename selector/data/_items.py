@@ -71,7 +71,7 @@ class ConcatItems:
         return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]
 
 
-def is_tensor(x: Any) -> bool:
+def is_tensor(x: object) -> bool:
     """Whether this is a torch tensor; by name, which costs no import."""
     return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach")
 

@@ -16,8 +16,8 @@ from selector.modalities.text import text_hash
 
 
 def tagged_words(
-    where: str, names: Sequence[str], words: Sequence[Any], labels: Sequence[Any]
-) -> tuple[list[Words], list[Sequence[Any]]]:
+    where: str, names: Sequence[str], words: Sequence[object], labels: Sequence[object]
+) -> tuple[list[Words], list[Sequence[object]]]:
     """Sentences and the labels of their words, checked: each has words, and a label per word.
 
     Args:
@@ -30,7 +30,7 @@ def tagged_words(
     if len(labels) != len(words):
         raise TargetError(f"{where}: {len(words)} lists of words but {len(labels)} of labels; give one a sentence.")
     items: list[Words] = []
-    lists: list[Sequence[Any]] = []
+    lists: list[Sequence[object]] = []
     for said, own, tags in zip(names, words, labels, strict=True):
         own = own.tolist() if isinstance(own, np.ndarray) else own
         tags = tags.tolist() if hasattr(tags, "tolist") else tags
@@ -77,5 +77,5 @@ def words_table(
     )
 
 
-def _shown(cell: Any) -> str:
+def _shown(cell: object) -> str:
     return f"{type(cell).__name__} ({str(cell)[:40]})"

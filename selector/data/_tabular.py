@@ -97,7 +97,7 @@ def other_columns(path: Path, found: Sequence[str], expected: Sequence[str], fir
 
 
 def path_pictures(
-    cells: Sequence[Any],
+    cells: Sequence[object],
     rows: Sequence[int] | None,
     places: Sequence[str],
     root: Path | None,

@@ -172,7 +172,7 @@ def read_utf8(path: Path) -> str:
 _ROW = '{"text": "...", "label": "..."}'
 
 
-def json_lines(path: Path, expected: str) -> Iterator[tuple[int, Any]]:
+def json_lines(path: Path, expected: str) -> Iterator[tuple[int, object]]:
     """(line, value) of each line that is not blank; nothing but a line feed ends one.
 
     Args:
@@ -201,7 +201,7 @@ def read_objects(path: Path) -> tuple[dict[str, list[Any]], list[int]]:
     Raises:
         TargetError: as ``json_lines``, or a line that holds something else, or none.
     """
-    rows: list[tuple[int, dict[str, Any]]] = []
+    rows: list[tuple[int, dict[str, object]]] = []
     for number, row in json_lines(path, "one object"):
         if not isinstance(row, dict):
             raise TargetError(f"{path}:{number}: found a {type(row).__name__}; expected an object, such as {_ROW}.")

@@ -20,7 +20,7 @@ _LOOKED_AT = 1000  # entries of a folder, to tell what it is
 Entry = tuple[str, os.stat_result]
 
 
-def is_folder(x: Any) -> bool:
+def is_folder(x: object) -> bool:
     """Whether an input is a path of a folder."""
     return isinstance(x, str | os.PathLike) and Path(x).is_dir()
 
@@ -78,9 +78,9 @@ def picture_table(
     entries: Sequence[Entry],
     options: Options,
     role: str,
-    column: Any,
+    column: object,
     *,
-    schema: Mapping[str, Any],
+    schema: Mapping[str, object],
     splits: Sequence[str] = (),
     notes: Sequence[str] = (),
     path: Path | None = None,
@@ -117,7 +117,7 @@ def mask_table(
     masks: list[str],
     options: Options,
     *,
-    schema: Mapping[str, Any] | None = None,
+    schema: Mapping[str, object] | None = None,
     splits: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -143,7 +142,7 @@ _MANY_COPIES = 0.1  # of all items
 
 
 def _duplicate_notes(
-    hashes: Sequence[str], names: Sequence[str], digest_of: Callable[[int], Any], splits: np.ndarray
+    hashes: Sequence[str], names: Sequence[str], digest_of: Callable[[int], object], splits: np.ndarray
 ) -> list[str]:
     first: dict[str, int] = {}
     inside: list[tuple[int, int]] = []

@@ -77,7 +77,7 @@ class Columns:
     picture_columns: Sequence[str] = IMAGE_COLUMNS
     picture_role: str = "image"
     label_columns: Sequence[str] = ("label", "labels", "class", "target", "category", "fine_label")
-    masks_of: Callable[[str], Any] | None = None
+    masks_of: Callable[[str], object] | None = None
     require: Callable[[Sequence[str]], None] = lambda _: None
     values_tell: bool = False
     texts_only: bool = False
@@ -131,7 +131,7 @@ def _picture_column(found: Columns, options: Options) -> str | None:
     return valued[0] if len(valued) == 1 and not texts else None
 
 
-def _holds_pictures(cells: Sequence[Any]) -> bool:
+def _holds_pictures(cells: Sequence[object]) -> bool:
     some = [cell for cell in cells[:_SAMPLE] if cell is not None and cell == cell and cell != ""] if len(cells) else []
     return bool(some) and all(is_image_name(cell) or is_picture(cell) for cell in some)
 
@@ -260,7 +260,7 @@ def _of_pictures(found: Columns, options: Options) -> Table:
     chosen = [name for columns in roles.values() for name in columns]
     found.require([picture, *chosen])
     items, names, hashes = found.pictures_of(picture, None)
-    columns: dict[str, Any] = {}
+    columns: dict[str, object] = {}
     facts = dict(found.facts)
     for role, chosen_here in roles.items():
         for name in chosen_here:
@@ -374,9 +374,9 @@ def _table(
     names: Sequence[str],
     hashes: list[str],
     roles: Mapping[str, tuple[str, ...]],
-    columns: Mapping[str, Any],
+    columns: Mapping[str, object],
     splits: Sequence[str] | None,
-    facts: Mapping[str, Any] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> Table:
     declared = {name: list(own) for name in roles.get("label", ()) if (own := found.class_names(name))}
     return Table(

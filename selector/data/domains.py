@@ -112,7 +112,7 @@ def combine(source: Target, table: Table, *, num_target_labels: int | None, seed
     return replace(target, fingerprint=fingerprint(target))
 
 
-def load_items(x: Any) -> Target:
+def load_items(x: object) -> Target:
     """Items alone, for features of them: no labels, no splits, in the order in which they are given.
 
     Raises:
@@ -141,7 +141,7 @@ def load_items(x: Any) -> Target:
 # ---------------------------------------------------------------------------- reading
 
 
-def _read(x: Any, options: Options) -> Table:
+def _read(x: object, options: Options) -> Table:
     return reader_of(x, options)[1].read(x, options)
 
 
@@ -149,7 +149,7 @@ def _named(options: Options, name: str) -> Options:
     return options if options.name else replace(options, name=name)
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(x: object) -> bool:
     return isinstance(x, np.ndarray) or (hasattr(x, "ndim") and hasattr(x, "__len__"))
 
 
@@ -231,7 +231,7 @@ def _label_column(known: Collection[str], options: Options) -> str:
     return options.one_label or next((name for name in usual if name in known), "label")
 
 
-def _rooted(frame: Any, folder: Path, options: Options) -> Any:
+def _rooted(frame: Any, folder: Path, options: Options) -> object:
     """Paths of images relative to the table's own folder, or to the one that was named."""
     root = Path(options.image_root) if options.image_root else folder
     for column in frame.columns:

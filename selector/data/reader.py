@@ -95,18 +95,18 @@ SPLIT_NAMES = {
 
 
 def reader(
-    name: str, description: str, accepts: Callable[[Any, Options], bool], rank: int = 50, *, columns: bool = False
+    name: str, description: str, accepts: Callable[[object, Options], bool], rank: int = 50, *, columns: bool = False
 ) -> Callable[[Callable[[Any, Options], Table]], Callable[[Any, Options], Table]]:
     """Decorator of the function that reads a kind of input: files it under ``name``; see ``Reader``."""
 
-    def decorate(read: Callable[[Any, Options], Table]) -> Callable[[Any, Options], Table]:
+    def decorate(read: Callable[[object, Options], Table]) -> Callable[[object, Options], Table]:
         READERS.register(name)(Reader(description, accepts, read, rank, columns))
         return read
 
     return decorate
 
 
-def refuse_masked(array: Any, what: str, where: str) -> None:
+def refuse_masked(array: object, what: str, where: str) -> None:
     """A masked array whose gaps would be read as the values that lie beneath the mask.
 
     Raises:
@@ -125,7 +125,7 @@ def split_rank(split: str) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
-def reader_of(x: Any, options: Options) -> tuple[str, Reader]:
+def reader_of(x: object, options: Options) -> tuple[str, Reader]:
     """Name and reader of an input.
 
     Raises:
@@ -183,7 +183,7 @@ class Found:
     def table(self, options: Options) -> Table:
         """The table, with what the options say of the annotation."""
         columns = dict(self.labels) if isinstance(self.labels, Mapping) else {self.role: self.labels}
-        schema: dict[str, Any] = {**self.schema, **options.schema(), "written": self.written}
+        schema: dict[str, object] = {**self.schema, **options.schema(), "written": self.written}
         if self.class_names is not None:
             schema["class_names"] = {name: list(self.class_names) for name in columns}
         return Table(

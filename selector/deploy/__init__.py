@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __all__ = [
     "Prediction",
@@ -36,7 +36,7 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'selector.deploy' has no attribute '{name}'")
     return getattr(importlib.import_module(_PLACES.get(name, "selector.deploy.load")), name)

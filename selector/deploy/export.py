@@ -354,7 +354,7 @@ def _tensor_form(
         items = torch.randn((count, *shape), generator=generator)
         with torch.inference_mode():
             batches.append(((items,), tuple(network(items))))
-    axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    axes: dict[int, object] = {0: torch.export.Dim("batch", min=1)}
     if free:
         axes |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     return _Form(network, (name,), batches, ("logits", _output_name(saved)), (axes,), free)
@@ -476,7 +476,7 @@ def _paddings(module: nn.Module, pictures: Tensor) -> list[list[int]]:
     inside: list[nn.Module] = []
 
     class Watch(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
             if function is functional.pad and not inside:
                 found.append([int(side) for side in (args[1] if len(args) > 1 else kwargs["pad"])])
             return function(*args, **(kwargs or {}))
@@ -516,7 +516,7 @@ def _convolution(layer: Any, x: Tensor) -> Tensor:
     return _operator("Conv", given, layer, layer.out_channels, {"group": layer.groups})
 
 
-def _maximum(layer: Any, x: Tensor) -> Tensor:
+def _maximum(layer: object, x: Tensor) -> Tensor:
     return _operator("MaxPool", [x], layer, x.shape[1], {})
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BACKBONE, _HEAD = "backbone.", "selector_head."
 
 
-def hub_repository(spec: Mapping[str, Any]) -> str | None:
+def hub_repository(spec: Mapping[str, object]) -> str | None:
     """The hub repository ``org/name`` of the weights that a zoo entry names; None where they are from elsewhere."""
     from selector.sources import registry
     from selector.zoo import ModelSpec
@@ -34,7 +34,7 @@ def hub_repository(spec: Mapping[str, Any]) -> str | None:
     return None if asked is None else asked(known)
 
 
-def library_of(source: str, recipe: Mapping[str, Any]) -> str:
+def library_of(source: str, recipe: Mapping[str, object]) -> str:
     """The ``library_name`` of a model card: the library that loads the folder as it lies there.
 
     timm does where the head is the network's own; a linear layer that this package added, or a decoder, it does not know.

@@ -69,7 +69,7 @@ class _SavedConfig(BaseModel):
         return value
 
 
-def read_config(path: Path, formats: tuple[int, ...]) -> dict[str, Any]:
+def read_config(path: Path, formats: tuple[int, ...]) -> dict[str, object]:
     """The configuration of a saved model, checked.
 
     Raises:
@@ -87,7 +87,7 @@ def read_config(path: Path, formats: tuple[int, ...]) -> dict[str, Any]:
     return {**data, "preprocess": serializers.of(config.modality).checked(config.preprocess, path)}
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, list | tuple):
@@ -272,7 +272,7 @@ class SavedModel:
             )
         return found
 
-    def _condensed(self, output: Any, item: Any) -> Any:
+    def _condensed(self, output: object, item: object) -> object:
         with self._names_fit():
             return self.task.condensed(output, item, self.class_names, self.context)
 

@@ -41,9 +41,9 @@ WEIGHTS, CONFIG, CARD, PROGRAM = "model.safetensors", "config.json", "README.md"
 def save_model(
     folder: str | os.PathLike[str],
     trained: Trained,
-    target_summary: Mapping[str, Any],
+    target_summary: Mapping[str, object],
     figures: Sequence[Measurement],
-    spec: Mapping[str, Any],
+    spec: Mapping[str, object],
 ) -> Path:
     """Write ``model.safetensors``, ``config.json`` and ``README.md``; a folder of that name is replaced.
 
@@ -416,7 +416,7 @@ def card_head(
     name: str,
     library: str,
     pipeline: str,
-    spec: Mapping[str, Any],
+    spec: Mapping[str, object],
     base_model: str | None,
     target: Mapping[str, Any],
     chosen: Measurement | None,

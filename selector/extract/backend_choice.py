@@ -360,7 +360,7 @@ class _Trial:
 
     def decision(self, name: str, precision: str, backend: Backend) -> BackendDecision:
         reference = next((n for n in (name, "eager") if (n, "float32") in self._features), None)
-        facts: dict[str, Any] = {"judged_on": len(self.sample)}
+        facts: dict[str, object] = {"judged_on": len(self.sample)}
         if precision != "float32" and reference is not None:
             batches = min(len(self._features.get(key, ())) for key in ((reference, "float32"), (name, precision)))
             images = min(self.batch_size * batches, len(self.sample))
@@ -521,7 +521,7 @@ def _measured(store: FeatureStore | None, backend: str, device: str) -> list[dic
     return list(found["measured"]) if found else []
 
 
-def _machine(backend: str, device: str) -> dict[str, Any]:
+def _machine(backend: str, device: str) -> dict[str, object]:
     from selector.core.system import cpu_model, graphics_cards
 
     cards = {} if device == "cpu" else {"cards": graphics_cards()}  # a store may be that of several machines

@@ -150,7 +150,7 @@ def _counted(backend: Backend, device: str, pixels: Batch) -> tuple[int | None, 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+def _attention_flops(query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
     """Of the CPU's fused attention, which torch's own table leaves out; takes shapes (B, heads, N, D)."""
     batch, heads, rows, width = query
     columns = key[-2]
@@ -184,7 +184,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._known = {t.untyped_storage()._cdata for t in before}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):

@@ -69,13 +69,13 @@ def wanted_of(
     """
     known = at_place(spec, None, None) if reading else spec
     identity = sources.registry.get(spec.source_name).identify(known)
-    asked: dict[str, Any] = {"spec": identity, "device": device, "precision": precision, "backend": backend}
+    asked: dict[str, object] = {"spec": identity, "device": device, "precision": precision, "backend": backend}
     if reading:
         asked["rows"] = {**reading, "variant": spec.layer}
     return versioned(asked)  # what an older version extracted is not looked up either
 
 
-def versioned(facts: Mapping[str, Any]) -> dict[str, Any]:
+def versioned(facts: Mapping[str, object]) -> dict[str, object]:
     """Facts that decide features, with the version of the code that computes them."""
     return {**facts, "extractor": EXTRACTOR_VERSION}
 

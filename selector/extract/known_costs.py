@@ -83,7 +83,7 @@ def machine(device: str) -> dict[str, Any]:
     Args:
         device: as asked for; ``auto`` stays that, and the cards that it may mean are named.
     """
-    place: dict[str, Any] = {"device": device, "cpu": cpu_model(), "threads": thread_setting()}
+    place: dict[str, object] = {"device": device, "cpu": cpu_model(), "threads": thread_setting()}
     if device != "cpu":
         place["cards"] = graphics_cards()
         place["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")

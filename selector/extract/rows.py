@@ -406,7 +406,7 @@ class MapRows(ExtractionRun):
         self,
         extract_rows: Any,
         runner: MapRunner,
-        items: Any,
+        items: object,
         plan: RowPlan,
         addresses: Sequence[str],
         entries: Mapping[str, Entry],

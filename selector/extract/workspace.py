@@ -110,7 +110,7 @@ class Prepared:
             known[expected.pixels_key()] = expected
         return list(known.values())
 
-    def texts_cut(self, preprocess: Mapping[str, Any]) -> int:
+    def texts_cut(self, preprocess: Mapping[str, object]) -> int:
         """How many texts are longer than a model reads, as was found when they were tokenized, for whichever target."""
         cut = self._known_cut(preprocess)
         return sum(content in cut for content in self.target.hashes)
@@ -208,7 +208,7 @@ class Workspace:
         """Keep what a pass of one item takes: a model that is too large is not loaded again."""
         self.store.put("memory", self._of_memory(spec), found.to_dict())
 
-    def _of_memory(self, spec: ModelSpec) -> dict[str, Any]:
+    def _of_memory(self, spec: ModelSpec) -> dict[str, object]:
         settings = self.settings
         return {"network": network_of(spec), "reading": settings.reading, "device": settings.device}
 

@@ -34,7 +34,7 @@ def as_array(values: Any, what: str) -> np.ndarray:
         raise ProxyError(f"{what} must be an array; numpy cannot read it as one ({error}).") from None
 
 
-def as_rows(values: Any, what: str = "features") -> np.ndarray:
+def as_rows(values: object, what: str = "features") -> np.ndarray:
     """Float rows (N, D), finite, not copied where they are float32 or float64 already.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from selector.features.labels import Labels
 
 
-def device_of(values: Any) -> str | None:
+def device_of(values: object) -> str | None:
     """``cuda:0`` and the like of a torch tensor that lies on a GPU; None for everything else."""
     device = getattr(values, "device", None)
     return str(device) if getattr(device, "type", "cpu") == "cuda" else None

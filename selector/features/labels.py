@@ -116,11 +116,11 @@ class Labels:
 
 
 def check_labels(
-    labels: Any,
+    labels: object,
     count: int,
     kind: LabelKind | str | None,
     *,
-    mask: Any = None,
+    mask: object = None,
     names: Sequence[str] = (),
 ) -> Labels:
     """Validate ``labels`` for ``count`` rows.
@@ -328,7 +328,7 @@ def _known(columns: np.ndarray) -> np.ndarray | None:
     return ~unknown if unknown.any() else None
 
 
-def _mask(array: np.ndarray, mask: Any) -> np.ndarray:
+def _mask(array: np.ndarray, mask: object) -> np.ndarray:
     """bool, in the shape of the labels: True where an entry is known."""
     known = ~np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else np.ones(array.shape, dtype=bool)
     if array.dtype.kind == "f":

@@ -124,7 +124,7 @@ class _Caps:
 _CAPS = _Caps()
 
 
-def _blas() -> list[tuple[Any, int]]:
+def _blas() -> list[tuple[object, int]]:
     """Every BLAS of this process and how many threads it uses."""
     return [
         (found, found.get_num_threads() or 1) for found in _controller().lib_controllers if found.user_api == "blas"

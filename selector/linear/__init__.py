@@ -226,9 +226,9 @@ class LinearHead:
 
 def solve_head(
     train_rows: Any,
-    train_labels: Any,
+    train_labels: object,
     val_rows: Any,
-    val_labels: Any,
+    val_labels: object,
     num_outputs: int,
     *,
     label_kind: LabelKind = LabelKind.CLASSES,
@@ -302,7 +302,7 @@ class _Targets:
         present, codes = np.unique(array, return_inverse=True)
         return cls(codes, present, "softmax", outputs)
 
-    def like(self, labels: Any, count: int) -> np.ndarray:
+    def like(self, labels: object, count: int) -> np.ndarray:
         """Validation labels in the solver's numbering; -1 for classes absent from training."""
         array = np.asarray(labels)[:count]
         if self.loss == "sigmoid":
@@ -328,7 +328,7 @@ _TARGETS = {LabelKind.CLASSES: _Targets.of_classes, LabelKind.MULTILABEL: _Targe
 """Kinds of labels that a logistic loss is for; others are regressed on."""
 
 
-def _checked_length(labels: Any, count: int) -> np.ndarray:
+def _checked_length(labels: object, count: int) -> np.ndarray:
     array = np.asarray(labels)
     if len(array) != count:
         raise ProxyError(f"features and labels must have equal lengths. Got {count} rows and {len(array)} labels.")
@@ -336,7 +336,7 @@ def _checked_length(labels: Any, count: int) -> np.ndarray:
 
 
 def _solve_ridge(
-    basis: Basis, z: np.ndarray, labels: Any, zv: np.ndarray, val_labels: Any, outputs: int, grid: Sequence[float]
+    basis: Basis, z: np.ndarray, labels: Any, zv: np.ndarray, val_labels: object, outputs: int, grid: Sequence[float]
 ) -> LinearHead:
     y = np.asarray(labels, dtype=np.float64).reshape(len(z), -1)
     if y.shape[1] != outputs:

@@ -32,7 +32,7 @@ def check(name: str) -> str:
     return name
 
 
-def of_batch(batch: Any) -> Modality:
+def of_batch(batch: object) -> Modality:
     """The modality of a prepared batch.
 
     Raises:

@@ -120,11 +120,11 @@ class ImageModality(Modality):
         )
         return dict(opened), bad
 
-    def owns(self, batch: Any) -> bool:
+    def owns(self, batch: object) -> bool:
         """Arrays, and image tensors."""
         return isinstance(batch, np.ndarray) or hasattr(batch, "is_cuda")
 
-    def staged(self, batch: Any, device: Any) -> Any:
+    def staged(self, batch: object, device: Any) -> Any:
         """As a tensor; page-locked for a GPU, so that the copy runs beside the computation."""
         import torch
 

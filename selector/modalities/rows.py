@@ -40,7 +40,7 @@ class RowsModality(Modality):
         """Always an error."""
         raise TargetError(_NONE)
 
-    def owns(self, batch: Any) -> bool:
+    def owns(self, batch: object) -> bool:
         """Nothing."""
         return False
 

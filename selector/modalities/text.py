@@ -83,7 +83,7 @@ class TextModality(Modality):
             TextTokenizer(short)(["The quick brown fox jumps over the lazy dog. " * TEXT_TOKENS]), short.pad_id
         )
 
-    def owns(self, batch: Any) -> bool:
+    def owns(self, batch: object) -> bool:
         """Tokens."""
         return isinstance(batch, Tokens)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ConfigError
@@ -74,7 +74,7 @@ class Proxy:
         object.__setattr__(self, "__module__", self.function.__module__)
         object.__setattr__(self, "__qualname__", self.function.__qualname__)
 
-    def __call__(self, features: FeatureSet, **params: Any) -> Score | float:
+    def __call__(self, features: FeatureSet, **params: object) -> Score | float:
         return self.function(features, **params)
 
     @property

@@ -245,7 +245,7 @@ class History:
             raise ConfigError(f"{file} cannot be read: {error}; give a file that 'history export' wrote.") from error
         return self.add(parse(text.split("\n"), str(file)))
 
-    def _sound(self, rows: Sequence[Sequence[Any]]) -> list[Result]:
+    def _sound(self, rows: Sequence[Sequence[object]]) -> list[Result]:
         """The rows that can be read; a damaged one is left out with a warning, and a run goes on without it."""
         found, reasons = [], []
         for row in rows:
@@ -354,7 +354,7 @@ def parse(lines: Iterable[str], where: str) -> list[Result]:
     return found
 
 
-def snapshot(results: Iterable[Result]) -> dict[str, Any]:
+def snapshot(results: Iterable[Result]) -> dict[str, object]:
     """What a run records of the history it used: how many rows, until when, and a digest of them.
 
     >>> snapshot([])["rows"]

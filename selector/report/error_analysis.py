@@ -185,12 +185,12 @@ def error_analysis(ranking: StoredRanking) -> ErrorAnalysis | None:
 _DRAWN = ("classes", "confused")
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> TaskTable:
+def _table(title: str, rows: Sequence[Mapping[str, object]]) -> TaskTable:
     columns = tuple(dict.fromkeys(str(name) for row in rows for name in row))
     return TaskTable(title, columns, tuple(tuple(_cell(row.get(name)) for name in columns) for row in rows))
 
 
-def _cell(value: Any) -> tuple[str, bool]:
+def _cell(value: object) -> tuple[str, bool]:
     if value is None:
         return "–", False
     if isinstance(value, bool | str):
@@ -200,7 +200,7 @@ def _cell(value: Any) -> tuple[str, bool]:
     return (f"{value:.4g}", True) if isinstance(value, float) else (_text(value), False)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """What an item is labeled, or was predicted: a name, a number, several of them."""
     if isinstance(value, list | tuple):
         return ", ".join(_text(part) for part in value) or "none"

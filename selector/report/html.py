@@ -122,7 +122,7 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
     return path
 
 
-def render_page(template: str, **values: Any) -> str:
+def render_page(template: str, **values: object) -> str:
     """A page without a script: nothing but its own style is let through."""
     style = template_part("report.css")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
@@ -244,7 +244,7 @@ def _origin(origin: Mapping[str, Any]) -> str:
     return "; ".join([f"{origin.get('path', UNSET)}{read}", *told])
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return UNSET
     if isinstance(value, bool):

@@ -39,7 +39,7 @@ def frame(ranking: results.StoredRanking, *, short: bool = False) -> pandas.Data
 
 
 def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {
+    row: dict[str, object] = {
         "rank": model.rank,
         "model": model.name,
         "source": model.spec.get("source"),

@@ -102,7 +102,7 @@ class Failure:
         _drop_frames(error)
         return Failure(reason.splitlines()[0][:300], trace, error)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Exceptions of other libraries need not survive a pipe: the error arrives as one of ours."""
         kind = next((k for k in (StoreError, ConfigError, BudgetEnded) if isinstance(self.error, k)), SourceError)
         return Failure, (self.reason, self.traceback, kind(self.reason))
@@ -207,7 +207,7 @@ class Shared(Generic[Value]):
         return self._value[0] if self._value else _fetched(self.key)
 
 
-_fetched_values: OrderedDict[str, Any] = OrderedDict()
+_fetched_values: OrderedDict[str, object] = OrderedDict()
 _fetch: Callable[[str], bytes] | None = None
 
 
@@ -230,7 +230,7 @@ def _fetched(key: str) -> Any:
 # ---------------------------------------------------------------------------- serialization
 
 
-def pack(value: Any, pickler: type[pickle.Pickler] = pickle.Pickler) -> tuple[bytes, tuple[Shared[Any], ...]]:
+def pack(value: object, pickler: type[pickle.Pickler] = pickle.Pickler) -> tuple[bytes, tuple[Shared[Any], ...]]:
     """Pickle a value for another process.
 
     Returns:
@@ -238,7 +238,7 @@ def pack(value: Any, pickler: type[pickle.Pickler] = pickle.Pickler) -> tuple[by
     Raises:
         SourceError: it cannot be pickled.
     """
-    shared: dict[str, Shared[Any]] = {}
+    shared: dict[str, Shared[object]] = {}
 
     class Packer(pickler):  # type: ignore[misc,valid-type]
         def persistent_id(self, found: object) -> str | None:
@@ -263,7 +263,7 @@ def unpack(content: bytes) -> Any:
     """What ``pack`` packed; only ever of the run that started this worker."""
 
     class Unpacker(pickle.Unpickler):
-        def persistent_load(self, key: str) -> Shared[Any]:
+        def persistent_load(self, key: str) -> Shared[object]:
             return Shared(None, key)
 
     return Unpacker(io.BytesIO(content)).load()

@@ -124,7 +124,7 @@ class RayCluster(WorkerExecutor):
             content, [self._bundle(shared)], plugins(), level, surroundings, needs.limits
         )
 
-    def _bundle(self, shared: tuple[Shared[Any], ...]) -> Any:
+    def _bundle(self, shared: tuple[Shared[object], ...]) -> object:
         """One reference to those of many shared values: each one that a task carries itself costs every task."""
         for each in shared:
             if each.key not in self._shared:
@@ -177,7 +177,7 @@ class _Surroundings:
 
     def __init__(self) -> None:
         self._environment = {name: os.environ.get(name) for name in (_MODE, _TOKEN, _CLUSTERS)}
-        self._signal: Any = None
+        self._signal: object = None
         main = threading.current_thread() is threading.main_thread()
         self._handler: Any = signal.getsignal(signal.SIGTERM) if main else None
 
@@ -256,7 +256,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _driver_surroundings() -> dict[str, Any]:
+def _driver_surroundings() -> dict[str, object]:
     """What makes a relative path, an import and the word offline mean the same in a worker that shares this disk."""
     return {
         "folder": str(Path.cwd()), "path": list(sys.path), "offline": os.environ.get(_OFFLINE), "memory": memory_limit()
@@ -288,7 +288,7 @@ def _run(
         return answer(content if limits is None else pack((_isolated, (content, limits)))[0], level)
 
 
-def _isolated(packed: tuple[bytes, WorkerLimits]) -> Any:
+def _isolated(packed: tuple[bytes, WorkerLimits]) -> object:
     """A packed job in a process of its own, which takes nothing of Ray's with it."""
     from selector.run.job import unpack
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -308,7 +308,7 @@ def _answers(path: Path, hashes: set[str], class_names: list[str]) -> dict[str, 
 
 
 def _folder(ranking: Ranking) -> Path:
-    adaptation: Any = ranking.confirmation.get("adaptation")
+    adaptation: object = ranking.confirmation.get("adaptation")
     if ranking.path is None or not adaptation:
         raise ConfigError(
             "this run has adapted nothing to a target without labels; scan with --source-domain, or 'selector confirm' it."

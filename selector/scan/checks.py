@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from selector import data as targets
 from selector import modalities, tasks
@@ -70,7 +69,7 @@ def check_strategies(config: ScanConfig | ConfirmConfig) -> None:
                 registry.get(name)  # raises, with the nearest known one
 
 
-def load_target(target: Any, config: ScanConfig, *, again: bool = False) -> Target:
+def load_target(target: object, config: ScanConfig, *, again: bool = False) -> Target:
     """The target of a run, from anything that ``selector.load_target`` takes.
 
     Args:

@@ -329,7 +329,7 @@ def label_quality(candidate: Candidate, rows: Rows, store: FeatureStore, seed: i
     return {"model": candidate.spec.name, **found, "items": _items(found["items"], rows)}
 
 
-def judge(features: FeatureSet, addresses: Any, strength: float | None = None) -> dict[str, Any]:
+def judge(features: FeatureSet, addresses: Any, strength: float | None = None) -> dict[str, object]:
     """Rank rows by how much a linear probe that did not see them doubts their labels.
 
     By cleanlab's confident learning (Northcutt et al., JAIR 2021, arXiv:1911.00068) where it is installed: classes that
@@ -396,7 +396,7 @@ def _items(found: Any, rows: Rows) -> list[dict[str, Any]]:
     places: dict[tuple[str, int], list[int]] = defaultdict(list)  # copies of an item may bear different labels
     for index, address, label in zip(rows.indices[::-1], rows.hashes[::-1], rows.labels[::-1], strict=True):
         places[address, int(label)].append(int(index))
-    items: list[dict[str, Any]] = []
+    items: list[dict[str, object]] = []
     for address, label, predicted, probability, of_label in found:
         index = places[address, label].pop()
         items.append(

@@ -206,7 +206,7 @@ def ordered(models: Sequence[ModelResult], first: str | None = None) -> tuple[Mo
     return tuple(replace(m, rank=None if m.status in ("failed", "excluded") else i + 1) for i, m in enumerate(in_order))
 
 
-def summarize(target: Target) -> dict[str, Any]:
+def summarize(target: Target) -> dict[str, object]:
     """The target as plain JSON: what the run records and the report shows."""
     counts = {name: int(n) for name, n in zip(target.class_names, target.class_counts(), strict=False)}
     return {

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class Extraction:
         self._seconds: dict[str, float] = {}
         self._rows: dict[float, Rows] = {}
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """In another process: the same target and store, opened there."""
         return _reopened, (type(self), self.target, self.store.address, self.job_settings)
 

@@ -39,7 +39,7 @@ LIST = "@"
 """Before the name of a file that lists targets."""
 
 
-def listed(target: Any, config: ScanConfig) -> list[Any] | None:
+def listed(target: object, config: ScanConfig) -> list[Any] | None:
     """The targets of a call that names several: a list of paths and ``Target``, or ``@FILE``; None for a single one.
 
     With a source domain a list of paths is one target: its images or texts.
@@ -56,7 +56,7 @@ def listed(target: Any, config: ScanConfig) -> list[Any] | None:
     return None
 
 
-def _read_list(file: Path) -> list[Any]:
+def _read_list(file: Path) -> list[object]:
     """Paths, one a line, relative to the file; empty lines and those that begin with # are left out."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -92,7 +92,7 @@ class _Member:
             self.fail(error)
 
 
-def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallback) -> Rankings:
+def rank_many(targets: Sequence[object], config: ScanConfig, notify: ProgressCallback) -> Rankings:
     """Rank the models of a zoo for several targets; see ``selector.rank``.
 
     Raises:
@@ -110,7 +110,7 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
         open_executor(config, notify, config.max_memory) as executor,
     ):
         for member, target in zip(members, targets, strict=True):
-            changes: dict[str, Any] = {} if root is None else {"out": root / member.name}
+            changes: dict[str, object] = {} if root is None else {"out": root / member.name}
             if isinstance(config.scan_budget, float):
                 changes["scan_budget"] = config.scan_budget / len(members)
             own = config.model_copy(update=changes)
@@ -198,7 +198,7 @@ def _names(targets: Sequence[Any]) -> list[str]:
     return names
 
 
-def _root(config: ScanConfig, targets: Sequence[Any]) -> Path | None:
+def _root(config: ScanConfig, targets: Sequence[object]) -> Path | None:
     """The folder of the overview and of the runs below it.
 
     Raises:

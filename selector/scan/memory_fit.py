@@ -193,7 +193,7 @@ class Room:
         native = round(math.sqrt(shape.area)) if self.resizable else None
         own = self.area if size is None or native is None else self.area * size[1] * size[2] / shape.area
         scan = scanning(shape, self.machine, self.first, area=own, converts=self.converts)
-        row: dict[str, Any] = {**dict.fromkeys(FIT), "scan_bytes": scan.bytes, "scan_batch": scan.batch}
+        row: dict[str, object] = {**dict.fromkeys(FIT), "scan_bytes": scan.bytes, "scan_batch": scan.batch}
         reasons = [] if scan.fits else ["too little memory to scan it"]
         if self.trains:
             asked = 1.0 if self.resolution is None or native is None else (self.resolution / native) ** 2

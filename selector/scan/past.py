@@ -109,7 +109,7 @@ def identity_of(spec: ModelSpec) -> str:
     source = spec.source
     if spec.source_name == "timm" and spec.model_id.endswith(".tv_in1k"):
         source = f"torchvision:{spec.model_id.removesuffix('.tv_in1k')}.IMAGENET1K_V1"
-    other: dict[str, Any] = {}
+    other: dict[str, object] = {}
     if spec.weights is not None:
         other["weights"] = (
             spec.weights if isinstance(spec.weights, str) else f"{spec.weights.package or ''}/{spec.weights.file}"

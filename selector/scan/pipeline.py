@@ -109,11 +109,11 @@ class Logs:
                 continue
             self._each("figure", name, figure)
 
-    def _metric(self, name: str, value: Any, step: int) -> None:
+    def _metric(self, name: str, value: object, step: int) -> None:
         if isinstance(value, int | float) and math.isfinite(value):
             self._each("metric", "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name).strip(), value, step)
 
-    def _each(self, method: str, *given: Any) -> None:
+    def _each(self, method: str, *given: object) -> None:
         for one in tuple(self._loggers):
             try:
                 getattr(one, method)(*given)
@@ -163,11 +163,11 @@ def open_logs(asked: Any, name: str) -> Iterator[Logs]:
         logs.close()
 
 
-def _plain(value: Any) -> str | int | float | bool:
+def _plain(value: object) -> str | int | float | bool:
     return value if isinstance(value, str | int | float | bool) else "" if value is None else str(value)
 
 
-def rank(target: Any, config: ScanConfig) -> Ranking | Rankings:
+def rank(target: object, config: ScanConfig) -> Ranking | Rankings:
     """Rank pretrained models for a labeled target, or for several; see ``selector.rank``."""
     several = listed(target, config)
     with listening(config.progress) as tell, open_logs(config.log, _name(target)) as logs:
@@ -191,7 +191,7 @@ def confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig) ->
         return found
 
 
-def _name(target: Any) -> str:
+def _name(target: object) -> str:
     """Of a logged run, before the target is loaded."""
     return Path(target).stem if isinstance(target, str | os.PathLike) else str(getattr(target, "name", "selector"))
 
@@ -201,7 +201,7 @@ def label(
     count: int,
     answers: str | os.PathLike[str] | None,
     trust_zoo: bool,
-    target: Any,
+    target: object,
     progress: ProgressCallback | bool | None,
 ) -> Asked:
     """Few labels of a target that has none; see ``selector.label``."""
@@ -216,7 +216,7 @@ def label(
 
 
 def _as_confirmed(
-    ranking: Ranking, trust_zoo: bool, target: Any, progress: ProgressCallback | bool | None
+    ranking: Ranking, trust_zoo: bool, target: object, progress: ProgressCallback | bool | None
 ) -> ConfirmConfig:
     """The options of the run's confirmation, for the same once more."""
     kept = ranking.settings.get("confirm")
@@ -226,7 +226,7 @@ def _as_confirmed(
     return recorded.model_copy(update=asked)
 
 
-def _rank(target: Any, config: ScanConfig, notify: ProgressCallback) -> Ranking:
+def _rank(target: object, config: ScanConfig, notify: ProgressCallback) -> Ranking:
     with (
         offline_hub(config.offline),
         pixel_limit(config.pixels),

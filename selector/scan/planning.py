@@ -94,7 +94,7 @@ class Plan:
     device_bytes: int | None = None
 
 
-def plan(target: Any, config: ScanConfig) -> Plan | list[Plan]:
+def plan(target: object, config: ScanConfig) -> Plan | list[Plan]:
     """Which models a scan would look at, what is cached, and what the rest costs; see ``selector.plan``.
 
     One a target where the call names several; what they share is counted for each.
@@ -103,7 +103,7 @@ def plan(target: Any, config: ScanConfig) -> Plan | list[Plan]:
     return _plan(target, config) if several is None else [_plan(each, config) for each in several]
 
 
-def _plan(target: Any, config: ScanConfig) -> Plan:
+def _plan(target: object, config: ScanConfig) -> Plan:
     check_names(config)
     with offline_hub(config.offline), pixel_limit(config.pixels):
         store = open_store(config.store)
@@ -365,7 +365,7 @@ def arithmetic_rate() -> float:
 
 def _fits(
     looked: Sequence[_Found], data: Target, config: ScanConfig, store: FeatureStore
-) -> tuple[Machine | None, list[dict[str, Any]]]:
+) -> tuple[Machine | None, list[dict[str, object]]]:
     """This machine, and how each model fits it and the budget; see ``Plan.models``."""
     if not modalities.of(data).has_models:
         return None, [dict.fromkeys(FIT) for _ in looked]
@@ -439,7 +439,7 @@ def _general(note: str, spec: ModelSpec) -> str:
 
 
 def _notes(
-    lacking: Sequence[_Found], low: float | None, config: ScanConfig, fits: Sequence[Mapping[str, Any]]
+    lacking: Sequence[_Found], low: float | None, config: ScanConfig, fits: Sequence[Mapping[str, object]]
 ) -> tuple[str, ...]:
     notes = []
     if unknown := sum(fit["scan_bytes"] is None for fit in fits):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -68,7 +67,7 @@ def extraction_for(
     )  # fmt: skip
 
 
-def rank_features(features: Mapping[str, Any], labels: Any, config: ScanConfig) -> Ranking:
+def rank_features(features: Mapping[str, object], labels: object, config: ScanConfig) -> Ranking:
     """Compare several arrays of features of the same rows; see ``selector.rank_features``."""
     if not isinstance(features, Mapping) or not features:
         raise OptionError(

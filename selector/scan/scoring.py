@@ -207,7 +207,7 @@ class RoundRows:
     rows: Rows | None = None
     workspace: Workspace | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "workspace": None}
 
 

@@ -98,7 +98,7 @@ def reading_rows_of(specs: Sequence[ModelSpec], target: Target) -> list[ModelSpe
     words: Literal[True] | None = True if target.of_words else None
     found = []
     for spec in specs:
-        changes: dict[str, Any] = {}
+        changes: dict[str, object] = {}
         if (spec.text.words if spec.text else None) != words:
             changes["text"] = (spec.text or TextSettings()).model_copy(update={"words": words})
         if (spec.pooling == "first") != bool(words):

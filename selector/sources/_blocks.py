@@ -12,7 +12,7 @@ from torch import Tensor, nn
 _LISTS = (nn.Sequential, nn.ModuleList)
 
 
-def blocks_by_matcher(module: nn.Module, matcher: Any, classifier: str) -> list[str]:
+def blocks_by_matcher(module: nn.Module, matcher: object, classifier: str) -> list[str]:
     """Blocks by an architecture's own patterns over parameter names (timm's ``group_matcher``).
 
     A pattern such as ``^layer(\\d+)\\.(\\d+)`` spells the path of the block that a parameter is

@@ -44,7 +44,7 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._where, self._size, self._tensors = where, size, tensors
         self._made = self._count = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not func._schema.is_mutable and not func.is_view:
             self._made += _result_bytes(func, args, kwargs)
@@ -82,7 +82,7 @@ def bounded_by(weights: Path, where: str) -> Bounded:
         ) from None
 
 
-def bounded_settings(name: str, settings: Mapping[str, Any], *weights: Path) -> AbstractContextManager[Any]:
+def bounded_settings(name: str, settings: Mapping[str, object], *weights: Path) -> AbstractContextManager[Any]:
     """The bound of a network that settings of a zoo entry or of a repository change; none for an architecture as it is.
 
     Args:

@@ -60,7 +60,7 @@ def _freeze_norms(module: nn.Module, epsilon: float) -> None:
             _freeze_norms(child, epsilon)
 
 
-def class_layers(module: Any) -> tuple[str, ...]:
+def class_layers(module: object) -> tuple[str, ...]:
     """Dotted names of the layers whose width is that of the classes."""
     if isinstance(module, GeneralizedRCNN):
         return "roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"
@@ -91,7 +91,7 @@ class _Headless(nn.Module):
 
     def forward_features(self, batch: Tensor) -> Tensor:
         """What the decoder gives (B, C, h, w), at a stride of its own."""
-        maps: Mapping[str, Any] = self.backbone(batch)
+        maps: Mapping[str, object] = self.backbone(batch)
         return cast(Tensor, self.classifier(maps.get("out", maps)))
 
 

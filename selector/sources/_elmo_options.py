@@ -65,7 +65,7 @@ class ElmoOptions(_StrictOptions):
         return sum(count for _, count in self.char_cnn.filters)
 
 
-def read_options(data: Any, where: str) -> ElmoOptions:
+def read_options(data: object, where: str) -> ElmoOptions:
     """Check what stands in ``options.json``.
 
     Args:
@@ -93,7 +93,7 @@ def read_options(data: Any, where: str) -> ElmoOptions:
     return options
 
 
-def _first_problem(error: ValidationError, data: Mapping[str, Any]) -> str:
+def _first_problem(error: ValidationError, data: Mapping[str, object]) -> str:
     found = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in found["loc"])
     if found["type"] == "missing":

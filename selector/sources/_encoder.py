@@ -194,17 +194,17 @@ class TorchEncoder(Encoder):
                 reasons.append(first_line(error))
         raise SourceError(f"{self.name}: its maps cannot be trained: {'; '.join(reasons)}")
 
-    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """See ``contracts.Encoder``."""
         _, network = self._canvas(input_size)
         return self._map_recipe(network, self.map_module(input_size).classes)
 
-    def _map_recipe(self, network: Network, classes: int | None) -> dict[str, Any]:
+    def _map_recipe(self, network: Network, classes: int | None) -> dict[str, object]:
         recipe = {
             **network.describe(),
             **{"head": "maps", "backbone_classes": classes, "whole": self._whole, "taps": asdict(self.taps)},
         }
-        plain: dict[str, Any] = json.loads(json.dumps(recipe))
+        plain: dict[str, object] = json.loads(json.dumps(recipe))
         return plain
 
     def _check_maps(self, module: nn.Module, built: MapNetwork, size: tuple[int, int] | None) -> None:
@@ -263,11 +263,11 @@ class TorchEncoder(Encoder):
         _, network = self._sized(input_size)
         return self._recipe(network, *self._plan, num_outputs)
 
-    def _recipe(self, network: Network, head: str, backbone_classes: int | None, num_outputs: int) -> dict[str, Any]:
+    def _recipe(self, network: Network, head: str, backbone_classes: int | None, num_outputs: int) -> dict[str, object]:
         recipe = {**network.describe(), "head": head, "outputs": num_outputs, "features": self.num_features}
         if head == "added":
             recipe |= {"backbone_classes": backbone_classes, "path": asdict(self.path)}
-        plain: dict[str, Any] = json.loads(json.dumps(recipe))
+        plain: dict[str, object] = json.loads(json.dumps(recipe))
         return plain
 
     @cached_property
@@ -333,7 +333,7 @@ def make_encoder(
     network: Network,
     module: nn.Module,
     preprocess: Preprocess,
-    identity: dict[str, Any],
+    identity: dict[str, object],
     default: FeaturePath,
     source_head: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> TorchEncoder:
@@ -365,7 +365,9 @@ def make_encoder(
     return _read(spec, loaded, identity, path, raw)
 
 
-def _read(spec: ModelSpec, loaded: _Loaded, identity: dict[str, Any], path: FeaturePath, raw: Tensor) -> TorchEncoder:
+def _read(
+    spec: ModelSpec, loaded: _Loaded, identity: dict[str, object], path: FeaturePath, raw: Tensor
+) -> TorchEncoder:
     """The encoder that reads a loaded network at ``path``; ``raw`` is what the network gave there."""
     path = _with_layout(spec, loaded.module, path, raw)
     features = path.pooled(raw)
@@ -410,7 +412,7 @@ def run_quietly(
     build: Callable[[], nn.Module],
     spec: ModelSpec,
     what: str,
-    settings: Mapping[str, Any] = MappingProxyType({}),
+    settings: Mapping[str, object] = MappingProxyType({}),
     weights: Sequence[Path] = (),
 ) -> nn.Module:
     """Build from the seeded start; whatever goes wrong is this model's ``SourceError``.

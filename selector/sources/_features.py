@@ -103,7 +103,7 @@ def read_together(
     return [pooled[path] for path in paths], maps
 
 
-def _tensor(out: Any) -> Tensor:
+def _tensor(out: object) -> Tensor:
     while isinstance(out, list | tuple) and out:
         out = out[0]
     if not isinstance(out, Tensor):

@@ -35,7 +35,7 @@ def index(library: str, script: str) -> dict[str, Any]:
     return _read[name]
 
 
-def _remembered(file: Path, library: str, script: str) -> dict[str, Any]:
+def _remembered(file: Path, library: str, script: str) -> dict[str, object]:
     known = read_memory(file)
     if known:
         return known
@@ -45,7 +45,7 @@ def _remembered(file: Path, library: str, script: str) -> dict[str, Any]:
         raise SourceError(
             f"{library} cannot be imported: {last[0]}; reinstall it: pip install --force-reinstall {library}"
         )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     write_memory(file, found)
     return found
 

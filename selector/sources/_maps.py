@@ -241,7 +241,7 @@ def _outputs(module: nn.Module, batch: Tensor, whole: bool) -> dict[str, tuple[i
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str) -> Callable[[Any, Any, Any], None]:
-        def hook(_module: Any, _inputs: Any, out: Any) -> None:
+        def hook(_module: object, _inputs: object, out: object) -> None:
             if isinstance(first := _plain(out), Tensor):
                 shapes.pop(name, None)  # a block that runs twice counts where it ran last
                 shapes[name] = tuple(first.shape)
@@ -259,9 +259,9 @@ def _outputs(module: nn.Module, batch: Tensor, whole: bool) -> dict[str, tuple[i
     return shapes
 
 
-def _chosen(kind: Any, maps: Sequence[tuple[Any, Geometry]], size: tuple[int, int]) -> MapTaps | None:
+def _chosen(kind: Any, maps: Sequence[tuple[object, Geometry]], size: tuple[int, int]) -> MapTaps | None:
     """Of maps in forward order the last one a stride; of one stride four depths; None where there are none."""
-    by_grid: dict[tuple[int, int], list[tuple[Any, Geometry]]] = {}
+    by_grid: dict[tuple[int, int], list[tuple[object, Geometry]]] = {}
     for place, found in maps:
         by_grid.setdefault((found.height, found.width), []).append((place, found))
     if not by_grid:
@@ -297,7 +297,7 @@ def _strides(grids: Sequence[tuple[int, int]], size: tuple[int, int]) -> tuple[t
     return tuple(2 ** round(math.log2(ratio)) for ratio in ratios), False
 
 
-def _normed(module: Any, batch: Tensor, taps: MapTaps) -> MapTaps:
+def _normed(module: object, batch: Tensor, taps: MapTaps) -> MapTaps:
     """With the last norm on every depth of a network of one stride, so that all maps are on the scale of the features."""
     if len(set(taps.strides)) > 1:
         return taps
@@ -309,17 +309,17 @@ def _normed(module: Any, batch: Tensor, taps: MapTaps) -> MapTaps:
     return normed if all(bool(torch.isfinite(found).all()) for found in maps) else taps
 
 
-def _plain(out: Any) -> Any:
+def _plain(out: object) -> Any:
     while isinstance(out, list | tuple) and out:
         out = out[0]
     return out
 
 
-def _first(out: Any) -> Tensor:
+def _first(out: object) -> Tensor:
     return cast(Tensor, _plain(out))
 
 
-def _alike(a: Any, b: Any) -> bool:
+def _alike(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())))
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):

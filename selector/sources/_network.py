@@ -56,6 +56,6 @@ class Network(ABC):
         """The network for inputs of (height, width), weights carried over; ``module`` itself stays as it is."""
         return module, self
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Plain JSON that ``build`` of the source understands."""
         return {"source": self.source, "model": self.model, "kwargs": dict(self.kwargs)}

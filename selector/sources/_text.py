@@ -93,7 +93,7 @@ class TextEncoder(Encoder):
         self._take_what_is_read()
 
     @abstractmethod
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """``source`` and what its ``build`` needs beside path, features and outputs: plain JSON."""
 
     def read_parts(self) -> tuple[list[str], int]:
@@ -154,7 +154,7 @@ class TextEncoder(Encoder):
         if input_size is not None:
             raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
         recipe = {**self.describe(), "path": asdict(self.path), "features": self.num_features, "outputs": num_outputs}
-        plain: dict[str, Any] = json.loads(json.dumps(recipe))
+        plain: dict[str, object] = json.loads(json.dumps(recipe))
         return plain
 
 
@@ -259,7 +259,7 @@ class PythonTextEncoder(TextEncoder):
         module = self.module.backbone
         return list(getattr(module, "blocks", ())), sum(p.numel() for p in module.parameters())
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """See ``TextEncoder``."""
         return {"source": "python", "model": self._model, "kwargs": self._kwargs, "reads": "text"}
 
@@ -275,7 +275,7 @@ def build_embedder(network: Network, recipe: Mapping[str, Any]) -> Embedder:
 def _tokenizer(spec: ModelSpec, module: nn.Module) -> str:
     if spec.text is not None and spec.text.tokenizer is not None:
         return read_tokenizer(spec)
-    own: Sequence[Any] | None = getattr(module, "tokenizer", None)
+    own: Sequence[object] | None = getattr(module, "tokenizer", None)
     if isinstance(own, str):
         return own
     raise SourceError(

@@ -55,7 +55,7 @@ class ModelFiles:
     def identity(self) -> dict[str, Any]:
         """Content hashes, by what they are of."""
         weights = "+".join(file.content for file in self.weights) if self.weights else _weights.RANDOM_START
-        found: dict[str, Any] = {"weights": weights}
+        found: dict[str, object] = {"weights": weights}
         if self.folder is not None:
             paths = {name: self.folder / name for name in _SETTINGS if (self.folder / name).is_file()}
             for path in paths.values():

@@ -121,7 +121,7 @@ def create(config: Any) -> Any:
     return kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 
-def checked_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def checked_settings(name: str, config: Mapping[str, object]) -> dict[str, Any]:
     """A configuration from somebody else, as far as it describes a network that transformers itself implements.
 
     What only people read (names of classes, where the weights once came from) is left out.
@@ -140,7 +140,7 @@ def checked_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def file_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def file_settings(name: str, config: Mapping[str, object]) -> dict[str, Any]:
     """As ``checked_settings``, of a ``config.json``, in which programs leave notes of their own.
 
     A text under a key that networks of this type do not read is left out where it is more than a plain word.
@@ -170,7 +170,7 @@ _MOST_PARTS = 10_000  # layers, experts: lists of this length are made before th
 _BUILT_IN = (None, "eager", "sdpa", "flex_attention")  # in float32; others fall back to kernels that are fetched
 
 
-def _refuse_foreign(name: str, value: Any) -> None:
+def _refuse_foreign(name: str, value: object) -> None:
     """Types that are not on the list, kernels and quantizers from elsewhere, at any depth of a configuration."""
     for part in value if isinstance(value, list | tuple) else ():
         _refuse_foreign(name, part)
@@ -201,7 +201,7 @@ def _refuse_foreign(name: str, value: Any) -> None:
         _refuse_foreign(name, part)
 
 
-def _is_built_in(value: Any) -> bool:
+def _is_built_in(value: object) -> bool:
     """Of a network, or of its parts by name."""
     if isinstance(value, Mapping):
         return all(_is_built_in(part) for part in value.values())
@@ -276,7 +276,7 @@ def is_causal(network: Transformer, tokens: Tokens) -> bool:
     return bool(torch.allclose(first, second, rtol=0, atol=1e-6))
 
 
-def describe(network: Transformer, path: TextPath) -> dict[str, Any]:
+def describe(network: Transformer, path: TextPath) -> dict[str, object]:
     """Plain JSON from which ``build_headed`` makes the network again, up to the layer of the path, without weights."""
     config = cast(Any, network.backbone).config
     plain = {"model_type": config.model_type, **config.to_diff_dict()}

@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xxhash
 
@@ -70,16 +70,16 @@ def content_hash(path: Path) -> str:
     return digest
 
 
-def identity_at(identity: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
+def identity_at(identity: Mapping[str, object], spec: ModelSpec) -> dict[str, object]:
     """The identity of a network that is read elsewhere: at the layer and with the pooling of ``spec``."""
     place = {key: value for key, value in (("layer", spec.layer), ("pooling", spec.pooling)) if value is not None}
     return {key: value for key, value in identity.items() if key not in ("layer", "pooling")} | place
 
 
-def settings_identity(spec: ModelSpec) -> dict[str, Any]:
+def settings_identity(spec: ModelSpec) -> dict[str, object]:
     """The part of an identity that every source writes alike: kwargs, pooling, layer, overrides."""
     text = None if spec.text is None else spec.text.model_dump(mode="json", exclude_none=True, exclude={"tokenizer"})
-    settings: dict[str, Any] = {
+    settings: dict[str, object] = {
         "kwargs": spec.kwargs,
         "pooling": spec.pooling,
         "layer": spec.layer,
@@ -115,7 +115,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        loaded: Any = (
+        loaded: object = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
@@ -232,7 +232,7 @@ def refuse_quantized(path: Path, name: str) -> None:
             )
 
 
-def refuse_kwargs(name: str, kwargs: Mapping[str, Any], reserved: Collection[str]) -> None:
+def refuse_kwargs(name: str, kwargs: Mapping[str, object], reserved: Collection[str]) -> None:
     """Settings that would fetch or run something behind the zoo's back are not passed on.
 
     Called where a network is identified and again where it is built, whatever the settings come from: a zoo
@@ -256,7 +256,7 @@ def is_plain(value: str) -> bool:
     return len(value) <= 200 and _PLAIN.fullmatch(value) is not None
 
 
-def require_plain(name: str, value: Any, at: str) -> None:
+def require_plain(name: str, value: object, at: str) -> None:
     """Refuse settings of a network that name something elsewhere: a file, an address, a repository of the hub.
 
     Args:

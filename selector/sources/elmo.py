@@ -109,7 +109,7 @@ class ElmoSource:
             load_weights(network.backbone, options, path, spec.name)
         return ElmoEncoder(spec, network, identity, _preprocess(spec, options), ("mean", "first"))
 
-    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+    def build(self, recipe: Mapping[str, object]) -> nn.Module:
         """See ``contracts.Source``."""
         from selector.sources._elmo import build_headed
 
@@ -121,7 +121,7 @@ class ElmoEncoder(TextEncoder):
 
     module: ElmoNetwork
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """See ``TextEncoder``."""
         options = self.module.options.model_dump(mode="json")
         depth = self.path.depth(self.module.depth)

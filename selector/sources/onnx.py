@@ -60,7 +60,7 @@ class OnnxSource:
         """See ``contracts.Source``."""
         return _READERS[spec.reads](spec, self.identify(spec))
 
-    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+    def build(self, recipe: Mapping[str, object]) -> nn.Module:
         """Always an error: there is no recipe for a network that cannot be trained."""
         raise SourceError(f"an ONNX network cannot be trained, so there is none to build ({dict(recipe)}).")
 
@@ -201,7 +201,7 @@ class OnnxImageEncoder(OnnxEncoder):
         """Always an error."""
         return self.with_head(1, input_size)
 
-    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """Always an error."""
         return self.recipe(1, input_size)
 

@@ -97,7 +97,7 @@ class PythonSource:
         return build_headed(network, recipe)
 
 
-def _image_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, Any]) -> Encoder:
+def _image_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, object]) -> Encoder:
     from selector.sources._encoder import FeaturePath, make_encoder
 
     own = getattr(module, "preprocess", None)
@@ -111,7 +111,7 @@ def _image_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, i
     return make_encoder(spec, network, module, preprocess, identity, default, source_head)
 
 
-def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, Any]) -> Encoder:
+def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, object]) -> Encoder:
     from selector.sources._text import PythonTextEncoder
 
     return PythonTextEncoder(spec, module, identity)
@@ -144,7 +144,7 @@ def source_file(module: str, name: str) -> Path:
     return Path(found.origin)
 
 
-def _factory(reference: str, name: str) -> Callable[..., Any]:
+def _factory(reference: str, name: str) -> Callable[..., object]:
     module_name, factory_name = split(reference, name)
     source_file(module_name, name)
     try:

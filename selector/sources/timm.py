@@ -90,7 +90,7 @@ class TimmSource:
     def identify(self, spec: ModelSpec) -> dict[str, Any]:
         """See ``contracts.Source``; asks the hub for a hash when the weights are not cached."""
         _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
-        identity: dict[str, Any] = {"source": "timm", "model": spec.model_id, **_weights.settings_identity(spec)}
+        identity: dict[str, object] = {"source": "timm", "model": spec.model_id, **_weights.settings_identity(spec)}
         if spec.model_id.startswith(_HUB):
             config = _config_file(spec)
             identity["config"] = config.content
@@ -221,7 +221,7 @@ _ORIGINS = frozenset({"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename
 """Fields of timm's pretrained configuration that say where weights come from, and label names, which are not needed."""
 
 
-def _plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_config(config: Mapping[str, object]) -> dict[str, Any]:
     from timm.models import PretrainedCfg
 
     known = set(PretrainedCfg.__dataclass_fields__) - _ORIGINS
@@ -297,12 +297,12 @@ class TimmNetwork(Network):
                 reasons.append(str(error).partition("\n")[0])
         raise SourceError("; ".join(reasons))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Plain JSON."""
         return super().describe() | ({"config": dict(self.config)} if self.config is not None else {})
 
 
-def _fixed(module: Any) -> bool:
+def _fixed(module: object) -> bool:
     """Whether the network only takes the size that it was built for."""
     patches = getattr(module, "patch_embed", None)
     if getattr(module, "dynamic_img_size", False) or getattr(patches, "strict_img_size", True) is False:

@@ -70,7 +70,7 @@ class TorchvisionSource:
         """See ``contracts.Source``."""
         _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         model, weights, url = _resolve(spec)
-        identity: dict[str, Any] = {"source": "torchvision", "model": model, **_weights.settings_identity(spec)}
+        identity: dict[str, object] = {"source": "torchvision", "model": model, **_weights.settings_identity(spec)}
         if spec.weights == "none":
             identity["weights"] = _weights.RANDOM_START
         elif spec.weights is not None:
@@ -165,11 +165,11 @@ class TorchvisionNetwork(Network):
         """Dotted names of the layers that know the classes."""
         return tuple(name for name in (self.classifier(module),) if name)
 
-    def classes_in(self, weight: Any, own: Any) -> int:
+    def classes_in(self, weight: Any, own: object) -> int:
         """How many classes the weight of a last layer is for; ``own`` is that of the network as it is built."""
         return len(weight)
 
-    def preset(self, module: Any, weights: Any) -> Preprocess:
+    def preset(self, module: object, weights: object) -> Preprocess:
         """How its weights read images."""
         return _preset(weights)
 
@@ -236,7 +236,7 @@ class TorchvisionNetwork(Network):
 
         from selector.sources._encoder import seeded
 
-        vit: Any = module
+        vit: object = module
         if not isinstance(vit, VisionTransformer):
             return module, self
         if size[0] != size[1]:
@@ -290,7 +290,7 @@ class DenseNetwork(TorchvisionNetwork):
         """The last layers."""
         return self.last_layers(module)
 
-    def features(self, module: Any, name: str) -> tuple[FeaturePath, None]:
+    def features(self, module: object, name: str) -> tuple[FeaturePath, None]:
         """The mean of the map that the last layer reads."""
         from selector.sources._dense import without_last_layer
         from selector.sources._encoder import FeaturePath
@@ -339,7 +339,7 @@ class DetectorNetwork(TorchvisionNetwork):
         """A last layer may have several anchors a class."""
         return len(weight) * int(self.kwargs.get("num_classes", COCO_CLASSES)) // len(own)
 
-    def preset(self, module: Any, weights: Any) -> Preprocess:
+    def preset(self, module: Any, weights: object) -> Preprocess:
         """What its own transform does: the short side, mean and deviation."""
         reads = module.transform
         side = int((reads.fixed_size or reads.min_size)[-1])
@@ -351,7 +351,7 @@ class DetectorNetwork(TorchvisionNetwork):
             crop_pct=1.0,
         )
 
-    def features(self, module: Any, name: str) -> tuple[FeaturePath, None]:
+    def features(self, module: object, name: str) -> tuple[FeaturePath, None]:
         """The mean of the coarsest map of its neck."""
         from selector.sources._encoder import FeaturePath
 

@@ -118,7 +118,7 @@ class TransformersSource:
             backbone = create_backbone(_settings(spec, find_files(spec)))
         return text_sketch(Transformer(backbone, _has_token_types(backbone)))
 
-    def build(self, recipe: Mapping[str, Any]) -> nn.Module:
+    def build(self, recipe: Mapping[str, object]) -> nn.Module:
         """See ``contracts.Source``."""
         from selector.sources._transformer import build_headed
 
@@ -154,7 +154,7 @@ class TransformersEncoder(TextEncoder):
             None if own is None else TextPath(LAST, cast(Any, own), specials=not _leaves_prompt_out(preprocess)),
         )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """See ``TextEncoder``."""
         from selector.sources._transformer import describe
 
@@ -170,7 +170,7 @@ def _has_token_types(backbone: nn.Module) -> bool:
     return int(getattr(cast(Any, backbone).config, "type_vocab_size", 0) or 0) > 1
 
 
-def _settings(spec: ModelSpec, files: ModelFiles) -> dict[str, Any]:
+def _settings(spec: ModelSpec, files: ModelFiles) -> dict[str, object]:
     """The configuration of a network without weights."""
     from selector.sources._transformer import file_settings
 
@@ -269,7 +269,7 @@ def _pretrained(spec: ModelSpec, files: ModelFiles) -> nn.Module:
 
 
 @contextmanager
-def _alone(files: ModelFiles, names: Sequence[str], **written: Mapping[str, Any]) -> Iterator[str]:
+def _alone(files: ModelFiles, names: Sequence[str], **written: Mapping[str, object]) -> Iterator[str]:
     """A folder that holds the named files of a model and nothing else.
 
     transformers follows what else it finds beside them, such as an ``adapter_config.json`` that names another model.

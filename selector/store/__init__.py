@@ -129,7 +129,7 @@ class FeatureStore:
                 self._upkeep.mark_used(key)
         return self._entries[key]
 
-    def resolve(self, spec_identity: Mapping[str, Any]) -> Entry | None:
+    def resolve(self, spec_identity: Mapping[str, object]) -> Entry | None:
         """The entry that was remembered for what a source says of a model, or None."""
         known = read_json(self._files, _alias(spec_identity))
         if known is None:
@@ -139,7 +139,7 @@ class FeatureStore:
         return entry
 
     def remember(
-        self, spec_identity: Mapping[str, Any], entry_identity: Mapping[str, Any], facts: Mapping[str, Any]
+        self, spec_identity: Mapping[str, object], entry_identity: Mapping[str, object], facts: Mapping[str, object]
     ) -> Entry:
         """File an entry under its identity and under a cheap one, with facts, before its first row.
 
@@ -173,7 +173,7 @@ class FeatureStore:
         found = read_json(self._files, _result(kind, key))
         return None if found is None else found["value"]
 
-    def put(self, kind: str, key: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+    def put(self, kind: str, key: Mapping[str, object], value: Mapping[str, object]) -> None:
         """Keep a small result (``score``, ``measurement``, ...) under its key, replacing an older one.
 
         Raises:
@@ -317,11 +317,11 @@ class FeatureStore:
                 self.max_bytes = None  # say it once
 
 
-def _alias(spec_identity: Mapping[str, Any]) -> str:
+def _alias(spec_identity: Mapping[str, object]) -> str:
     return f"aliases/{digest(spec_identity)}.json"
 
 
-def _result(kind: str, key: Mapping[str, Any]) -> str:
+def _result(kind: str, key: Mapping[str, object]) -> str:
     if not _KIND.fullmatch(kind):
         raise StoreError(f"a kind of result is a lower-case word. Got {kind!r}.")
     name = digest(key)

@@ -16,7 +16,7 @@ from selector.store.files import Layered
 logger = logging.getLogger(__name__)
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: object) -> bytes:
     """One text for one meaning: sorted keys, no spaces, UTF-8; what keys are digests of.
 
     >>> canonical({"b": 1, "a": (2, 3)})
@@ -25,12 +25,12 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain).encode()
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """xxh3_128 of the canonical JSON, 32 hex digits."""
     return xxhash.xxh3_128_hexdigest(canonical(value))
 
 
-def write_json(files: Layered, name: str, value: Mapping[str, Any]) -> int:
+def write_json(files: Layered, name: str, value: Mapping[str, object]) -> int:
     """Write a document; returns its size in bytes."""
     body = canonical(value)
     content = b'{"checksum":"' + xxhash.xxh3_64_hexdigest(body).encode() + b'","value":' + body + b"}\n"
@@ -48,7 +48,7 @@ def read_json(files: Layered, name: str) -> dict[str, Any] | None:
         return None
 
 
-def parse_json(content: bytes) -> dict[str, Any]:
+def parse_json(content: bytes) -> dict[str, object]:
     """The value of a document.
 
     Raises:
@@ -70,7 +70,7 @@ def discard(files: Layered, name: str, reason: Exception) -> None:
     files.remove(name)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -54,7 +54,7 @@ def metric_named(name: str) -> Metric:
     return Metric(sign=LEGACY.get(name, 1), unit="nats" if name == "log_loss" else "share")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "LinearTask":  # it brings the solver along, which a listing of tasks does not need
         from selector.tasks._linear import LinearTask
 

@@ -111,7 +111,7 @@ def balanced_accuracy(table: np.ndarray) -> float:
     return float(precision_recall(table)["recall"][table.sum(axis=1) > 0].mean())
 
 
-def per_class_table(table: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def per_class_table(table: np.ndarray, class_names: Sequence[str]) -> list[dict[str, object]]:
     """One row per class, in label order: class, items, precision, recall, f1."""
     if len(class_names) != len(table):
         raise ConfigError(f"expected {len(table)} class names, one an output. Got {len(class_names)}.")
@@ -205,7 +205,9 @@ class ClassTask(LinearTask):
         outputs = np.log(np.maximum(np.tile(shares, (len(target.rows_of(items)), 1)), 1e-15))
         return self.of(target.class_names).judged(outputs, target, items)  # type: ignore[attr-defined,no-any-return]
 
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predictions(
+        self, outputs: object, class_names: Sequence[str], context: Mapping[str, object]
+    ) -> list[dict[str, Any]]:
         """An entry per row: ``label``, its calibrated ``probability``, and ``probabilities`` (C,) of all classes."""
         probabilities = softmax(np.asarray(outputs), temperature_of(context))
         return [

@@ -21,7 +21,7 @@ def section_of_items(
     arrays: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     confusion: np.ndarray,
-    per_class: Sequence[Mapping[str, Any]],
+    per_class: Sequence[Mapping[str, object]],
 ) -> Section:
     """The error analysis of one model on one split.
 
@@ -44,7 +44,7 @@ def section_of_sentences(
     arrays: Mapping[str, np.ndarray],
     groups: np.ndarray,
     class_names: Sequence[str],
-    per_class: Sequence[Mapping[str, Any]],
+    per_class: Sequence[Mapping[str, object]],
     counted: str,
 ) -> Section:
     """The error analysis of a tagger on one split.
@@ -71,7 +71,7 @@ def _classes(per_class: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _sentences(
     arrays: Mapping[str, np.ndarray], groups: np.ndarray, class_names: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Sentences as ``_samples``, each once, told by its surest mistake or its least sure word."""
     labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
     wrong = said != labels
@@ -81,7 +81,7 @@ def _sentences(
         *np.flatnonzero(wrong)[np.argsort(-sure[wrong], kind="stable")],
         *np.flatnonzero(right)[np.argsort(sure[right], kind="stable")],
     ]
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, dict[str, object]] = {}
     for word in order:
         unit = int(groups[word])
         if unit in found:
@@ -102,7 +102,7 @@ def _sentences(
     return list(found.values())
 
 
-def _confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def _confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[str, object]]:
     off = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-off, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [divmod(int(place), len(off)) for place in order]
@@ -113,7 +113,7 @@ def _confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[st
     ]
 
 
-def _samples(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[dict[str, Any]]:
+def _samples(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[dict[str, object]]:
     labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
     wrong, right = np.flatnonzero(said != labels), np.flatnonzero(said == labels)
     order = [
@@ -132,5 +132,5 @@ def _samples(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> li
     ]
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> Any:
     return round(value, 4) if isinstance(value, float) else value

@@ -35,7 +35,7 @@ def upright_size(raw: Any) -> tuple[int, int]:
     return height, width
 
 
-def checked_size(raw: Any) -> tuple[int, int]:
+def checked_size(raw: object) -> tuple[int, int]:
     """As ``upright_size``, of an image that decoding will not refuse for its size.
 
     Raises:

@@ -31,14 +31,14 @@ class HeadLearner(nn.Module):
         self._criterion = criterion
         self.new = (f"network.{head_name(network)}",)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
+    def loss(self, batch: object, annotations: Sequence[object], unlabeled: object = None) -> torch.Tensor:
         """The criterion over all rows of the batch, in single precision whatever the network runs in."""
         outputs = self.network(batch)
         labels = torch.from_numpy(self._labels(annotations)).to(outputs.device)
         with torch.autocast(outputs.device.type, enabled=False):
             return self._criterion(outputs.float(), labels)
 
-    def weight(self, annotations: Sequence[Any]) -> float:
+    def weight(self, annotations: Sequence[object]) -> float:
         """Rows."""
         return float(len(self._labels(annotations)))
 
@@ -47,7 +47,7 @@ class HeadLearner(nn.Module):
         outputs: np.ndarray = self.network(batch).float().cpu().numpy()
         return outputs
 
-    def rows(self, batch: Any, places: Sequence[np.ndarray | None]) -> torch.Tensor:
+    def rows(self, batch: object, places: Sequence[np.ndarray | None]) -> torch.Tensor:
         """What the head reads: every row of the batch, so places are not needed."""
         caught: list[torch.Tensor] = []
         handle = head_layer(self.network).register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))

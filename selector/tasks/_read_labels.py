@@ -118,7 +118,7 @@ def check_slips(table: Table, labels: Sequence[Any]) -> None:
         )
 
 
-def plain(labels: Any) -> Any:
+def plain(labels: object) -> Any:
     """Labels without tensors: those, and lists of them, become Python's own lists and values.
 
     What a masked array hides is unknown: NaN in an array of numbers, None in any other.
@@ -136,7 +136,7 @@ def plain(labels: Any) -> Any:
     return [_decoded(label.tolist() if hasattr(label, "tolist") else label) for label in labels]
 
 
-def _decoded(label: Any) -> Any:
+def _decoded(label: object) -> object:
     """Names that a table holds as bytes (binary columns) are text.
 
     Raises:
@@ -233,7 +233,7 @@ def rows_of_numbers(values: Sequence[Any]) -> np.ndarray | None:
     return np.array([[np.nan if v is None else v for v in row] for row in values]) if gaps else np.asarray(values)
 
 
-def number_notes(values: Any, kind: LabelKind) -> list[str]:
+def number_notes(values: object, kind: LabelKind) -> list[str]:
     """That numbers of which nobody said what they are may be meant the other way round."""
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "fiu" or not len(array):
@@ -307,7 +307,7 @@ def encode_classes(
     return codes, class_names, notes
 
 
-def _check_label(label: Any, where: str, name: str) -> None:
+def _check_label(label: object, where: str, name: str) -> None:
     if is_gap(label) or (isinstance(label, numbers.Real | decimal.Decimal) and math.isinf(label)):
         raise TargetError(f"{where}: {name} has no label; give it one or remove it.")
     if isinstance(label, list | tuple):
@@ -323,7 +323,7 @@ def _check_label(label: Any, where: str, name: str) -> None:
     check_length(label, where, name)
 
 
-def check_length(label: Any, where: str, name: str) -> None:
+def check_length(label: object, where: str, name: str) -> None:
     """A label is a name, not a text.
 
     Raises:
@@ -362,7 +362,7 @@ def check_names(where: str, class_names: Sequence[str], first_item: Callable[[in
             )
 
 
-def position(label: Any, names: Sequence[str], where: str, name: str) -> int:
+def position(label: object, names: Sequence[str], where: str, name: str) -> int:
     """A label that is the position of a class name.
 
     Raises:

@@ -112,7 +112,7 @@ def _floats(raw: Any, table: Table) -> np.ndarray:
     return values
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     try:
         return not is_gap(value) and np.isscalar(value) and math.isfinite(float(value))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

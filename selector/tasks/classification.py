@@ -197,7 +197,7 @@ class Classification(ClassificationReading, ClassTask):
         return cross_entropy
 
     def judged(
-        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, object] | None = None
     ) -> ClassificationStats:
         """See ``LinearTask``."""
         return self.stats(outputs, self.labels(target.labels_of(items)), temperature_of(context))

@@ -211,7 +211,7 @@ def _of_lists(
     table: Table, lists: Sequence[Any], fixed: Sequence[str] | None, notes: list[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     where = table.where
-    rows: list[list[Any]] = []
+    rows: list[list[object]] = []
     for name, row in zip(table.names, lists, strict=True):
         if is_gap(row) or not isinstance(row, list | tuple | set):
             raise TargetError(
@@ -358,7 +358,7 @@ class Multilabel(MultilabelReading, LinearTask):
         return cross_entropy
 
     def judged(
-        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, object] | None = None
     ) -> MultilabelStats:
         """See ``LinearTask``; without a context thresholds are chosen here, so that F1 decides on the model as it is used."""
         stats = self.stats(outputs, self.labels(target.labels_of(items)), thresholds_of(context))
@@ -380,7 +380,7 @@ class Multilabel(MultilabelReading, LinearTask):
         chosen = [0.5] * outputs.shape[1] if thresholds is None else [float(t) for t in thresholds]
         return self.stats_type({"truth": truth, "probability": _sigmoid(outputs)}, {"thresholds": chosen})
 
-    def calibrate(self, stats: Stats) -> dict[str, Any]:
+    def calibrate(self, stats: Stats) -> dict[str, object]:
         """The threshold of each label that gives the best F1; 0.5 where there are too few positives to choose by."""
         truth, probability = stats.arrays["truth"], stats.arrays["probability"]
         return {
@@ -396,7 +396,9 @@ class Multilabel(MultilabelReading, LinearTask):
         shares = np.clip(np.nan_to_num(np.nanmean(known, axis=0)), 1e-6, 1 - 1e-6)
         return self.judged(np.tile(np.log(shares / (1 - shares)), (len(items), 1)), target, items)
 
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predictions(
+        self, outputs: object, class_names: Sequence[str], context: Mapping[str, object]
+    ) -> list[dict[str, Any]]:
         """``labels`` whose probability reaches their threshold, and ``probabilities`` (L,) of all."""
         probabilities = _sigmoid(np.asarray(outputs))
         thresholds = np.asarray(thresholds_of(context) or [0.5] * probabilities.shape[1])
@@ -409,7 +411,7 @@ class Multilabel(MultilabelReading, LinearTask):
         """Probabilities."""
         return "probabilities", outputs.sigmoid()
 
-    def meaning(self, class_names: Sequence[str], context: Mapping[str, Any]) -> tuple[str, str]:
+    def meaning(self, class_names: Sequence[str], context: Mapping[str, object]) -> tuple[str, str]:
         """Sigmoids, and the threshold of each label."""
         chosen = thresholds_of(context) or [0.5] * len(class_names)
         told = ", ".join(f"{name} {value:.3g}" for name, value in zip(class_names, chosen, strict=True))
@@ -516,7 +518,7 @@ def _sigmoid(outputs: np.ndarray) -> np.ndarray:
     return np.asarray(expit(outputs.astype(np.float64)), dtype=np.float32)
 
 
-def _confused(truth: np.ndarray, chosen: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def _confused(truth: np.ndarray, chosen: np.ndarray, class_names: Sequence[str]) -> list[dict[str, object]]:
     """Pairs (label that was missed, label that was predicted though absent) by the items where both happened."""
     pairs: Counter[tuple[int, int]] = Counter()
     for known, said in zip(truth, chosen, strict=True):
@@ -530,7 +532,7 @@ def _confused(truth: np.ndarray, chosen: np.ndarray, class_names: Sequence[str])
 
 def _samples(
     truth: np.ndarray, probability: np.ndarray, chosen: np.ndarray, class_names: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Items with the most confident errors, each by its worst label."""
     wrong = (truth >= 0) & (chosen != (truth == 1))
     error = np.where(wrong, np.abs(probability - (truth == 1)), -1.0)

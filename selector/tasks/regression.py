@@ -175,13 +175,13 @@ class Regression(RegressionReading, LinearTask):
             NotFinite: outputs that are no numbers.
         """
         check_columns(outputs, labels, "values must have one shape (N, T)")
-        summary: dict[str, Any] = {"mean": [float(m) for m in mean], "scale": [float(s) for s in scale]}
+        summary: dict[str, object] = {"mean": [float(m) for m in mean], "scale": [float(s) for s in scale]}
         if interval is not None:
             summary["interval"] = [float(half) for half in interval]
         arrays = {"truth": labels.astype(np.float64), "predicted": outputs.astype(np.float64) * scale + mean}
         return self.stats_type(arrays, summary)
 
-    def calibrate(self, stats: Stats) -> dict[str, Any]:
+    def calibrate(self, stats: Stats) -> dict[str, object]:
         """The scale of the outputs, and half-widths of 90% intervals from the residuals."""
         residuals = np.abs(stats.arrays["truth"] - stats.arrays["predicted"])
         halves = [conformal_half(column[~np.isnan(column)]) for column in residuals.T]
@@ -252,7 +252,7 @@ class Regression(RegressionReading, LinearTask):
         return Section({"values": rows}, self._samples(stats, names), {"predicted against true": points})
 
     @staticmethod
-    def _samples(stats: RegressionStats, names: Sequence[str]) -> list[dict[str, Any]]:
+    def _samples(stats: RegressionStats, names: Sequence[str]) -> list[dict[str, object]]:
         """The largest errors, in deviations of the training values."""
         truth, predicted = stats.arrays["truth"], stats.arrays["predicted"]
         error = np.nan_to_num(np.abs(truth - predicted) / np.asarray(stats.summary["scale"]), nan=-1.0)

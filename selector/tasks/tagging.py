@@ -321,7 +321,7 @@ class Tagging(TaggingReading, ClassTask):
         return partial(functional.cross_entropy, label_smoothing=self.label_smoothing)
 
     def judged(
-        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, Any] | None = None
+        self, outputs: np.ndarray, target: Target, items: np.ndarray, context: Mapping[str, object] | None = None
     ) -> TaggingStats:
         """See ``LinearTask``."""
         labels, groups = self.labels(target.labels_of(items)), target.groups_of(items)
@@ -382,7 +382,7 @@ class Tagging(TaggingReading, ClassTask):
         )
 
     def gathered(
-        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, object]
     ) -> TaggedTexts:
         """Probabilities word after word."""
         blocks = [np.empty((0, len(class_names))), *(row.shares for row in rows if row.shares is not None)]
@@ -398,7 +398,7 @@ class Tagging(TaggingReading, ClassTask):
             lines, counted = self._by_type(stats), "entities"
         return section_of_sentences(stats.arrays, stats.groups, class_names, lines, counted)
 
-    def _by_type(self, stats: TaggingStats) -> list[dict[str, Any]]:
+    def _by_type(self, stats: TaggingStats) -> list[dict[str, object]]:
         assert self.scheme is not None
         found = MatchedEntities.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.groups)
         types = self.scheme.types

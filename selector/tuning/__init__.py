@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __all__ = ["EpsilonMember", "FineTuningResult", "Trained", "TuningCandidate", "run_fine_tuning"]
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _PLACES = {"run_fine_tuning": "selector.tuning.run"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """On first use: importing this room does not import torch."""
     if name not in __all__:
         raise AttributeError(f"module 'selector.tuning' has no attribute '{name}'")

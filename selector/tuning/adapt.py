@@ -129,7 +129,7 @@ def run_adaptation(
             return AdaptationResult({c.name: _failed(c, pool, task) for c in candidates}, None, None, (), {})
         chosen = choose({key: adapted.view for key, adapted in pool.made.items()}, pool.shifts)
         merits = np.array([chosen.combined[key] for key in pool.made])
-        labeled: dict[str, Any] = {}
+        labeled: dict[str, object] = {}
         if given:
             chosen, labeled = _by_labels(chosen, pool.made, merits, given, [target.hashes[k] for k in items])
         with on_record(next(c for c in candidates if c.name == chosen.name[0])):
@@ -345,7 +345,7 @@ def _trained(
 
 def _by_labels(
     chosen: Chosen, made: Mapping[Key, Adapted], merits: np.ndarray, given: Mapping[int, int], contents: Sequence[str]
-) -> tuple[Chosen, dict[str, Any]]:
+) -> tuple[Chosen, dict[str, object]]:
     """The choice with labels that a person gave: see ``labeling.Standing.leader``."""
     keys = list(made)
     probabilities = np.stack([adapted.view.target for adapted in made.values()])

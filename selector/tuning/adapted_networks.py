@@ -116,7 +116,7 @@ def outputs_of(
     """(N, C) outputs of a learner on some items of the target (positions)."""
     found: list[Any] = []
 
-    def take(some: Any, _: np.ndarray) -> None:
+    def take(some: object, _: np.ndarray) -> None:
         found.append(some)
 
     feed = bench.feed(loaded.preprocess) if feed is None else feed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -66,7 +65,7 @@ def refit(bench: Workbench, loaded: Loaded) -> bool:
     return found is not None
 
 
-def frozen_stats(bench: Workbench, loaded: Loaded, split: str, context: Mapping[str, Any]) -> Stats:
+def frozen_stats(bench: Workbench, loaded: Loaded, split: str, context: Mapping[str, object]) -> Stats:
     """Statistics of the frozen strategy on a split, with what validation chose."""
     assert loaded.native_probe is not None
     rows = _features(bench, loaded, (split,), math.inf)
@@ -84,7 +83,7 @@ def _stats(
     probe: Probe,
     features: np.ndarray | None,
     split: str,
-    context: Mapping[str, Any] | None = None,
+    context: Mapping[str, object] | None = None,
 ) -> Stats:
     """From the features where outputs follow from them, else by forward passes of the learner."""
     outputs = None if features is None else bench.task.probe_outputs(probe, features)

@@ -126,14 +126,14 @@ class Kit:
         self._supplies, self._device, self._mark = supplies, device, ""
         self._identities: Mapping[str, Any] = {c.name: dict(c.identity) for c in candidates}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         assert self._bench is not None
         made = {"task": self._bench.task, "batch_size": self._bench.batch_size, "augment": self._bench.augment}
         made["averaging"] = self._bench.averaging
         state = {name: value for name, value in vars(self).items() if name not in ("_bench", "_candidates", "loaded")}
         return {**state, "_mark": self._bench.journal.mark(), "made": made}
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         vars(self).update(state, _bench=None, _candidates={}, loaded={})
 
     @property

@@ -113,7 +113,7 @@ class Journal:
             return None
         return found if isinstance(found, dict) else None
 
-    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+    def write_json(self, name: str, document: Mapping[str, object]) -> None:
         """Atomically."""
         self._write(self.folder / f"{name}.json", json.dumps(document, indent=1).encode())
 

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -265,7 +264,7 @@ def _extracted(bench: Workbench, loaded: Loaded) -> Callable[[str, np.ndarray], 
     return bench.features_for if loaded.resized is None else None
 
 
-def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int) -> dict[str, Any]:
+def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int) -> dict[str, object]:
     return {
         **bench.facts(loaded, loaded.preprocess, loaded.bf16),
         "strategy": f"micro {STRATEGY}",

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -107,7 +107,7 @@ def module_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> nn.
 
 
 def final_stats(
-    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, Any]
+    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, object]
 ) -> Stats:
     """Statistics of a trained trial with what validation chose; worked out once, then from the journal."""
     key = _final_key(bench, loaded, trial, steps, split, context)
@@ -121,7 +121,7 @@ def final_stats(
 
 
 def has_final_stats(
-    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, Any]
+    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, object]
 ) -> bool:
     """Whether ``final_stats`` takes a pass at most: without record and weights it would train again."""
     weights = bench.journal.weights(key_of(bench, loaded, trial, steps))
@@ -129,7 +129,7 @@ def has_final_stats(
 
 
 def _final_key(
-    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, Any]
+    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, split: str, context: Mapping[str, object]
 ) -> str:
     return bench.journal.key({"of": key_of(bench, loaded, trial, steps), "split": split, "context": dict(context)})
 

@@ -169,7 +169,7 @@ def _test(
     return tests, best, analysis
 
 
-def _final(field: Field, loaded: Loaded, run: Run | None, split: str, context: Mapping[str, Any]) -> Stats:
+def _final(field: Field, loaded: Loaded, run: Run | None, split: str, context: Mapping[str, object]) -> Stats:
     if run is None:
         return frozen_stats(field.bench, loaded, split, context)
     return final_stats(field.bench, loaded, run.trial, run.steps, split, context)
@@ -205,7 +205,7 @@ def _draw(
 
 
 def _with_error_analysis(
-    measurements: dict[str, tuple[Measurement, ...]], best_label: str, analysis: Mapping[str, Any]
+    measurements: dict[str, tuple[Measurement, ...]], best_label: str, analysis: Mapping[str, object]
 ) -> dict[str, tuple[Measurement, ...]]:
     """The error analysis goes into the record of the measurement that it belongs to."""
     name, _, strategy = best_label.rpartition(" ")
@@ -226,7 +226,7 @@ def _tidy(field: Field, best_label: str) -> None:
     field.bench.journal.tidy()
 
 
-def _trained(field: Field, loaded: Loaded, run: Run | None, module: Any, context: Mapping[str, Any]) -> Trained:
+def _trained(field: Field, loaded: Loaded, run: Run | None, module: object, context: Mapping[str, object]) -> Trained:
     size = loaded.resized if run is not None else None
     task = field.bench.task_for(run.trial.strategy if run else "")
     recipe = task.recipe(loaded.encoder, field.bench.target, size)

@@ -33,7 +33,7 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str,
         ) from error
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, state: dict[str, object]) -> None:
     """Save tensors and plain values; a full disk is a warning, since training can go on without."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, object] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         log.warning("checkpoint %s is damaged (%s); this training starts again", path, str(error).splitlines()[0])
         path.unlink(missing_ok=True)

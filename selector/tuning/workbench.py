@@ -122,7 +122,7 @@ class Workbench:
         """The rows of a split, or of some of its items (positions in the target)."""
         return self.task.probe_plan(self.target, self.indices[split] if some is None else some)
 
-    def stats_of_outputs(self, outputs: Any, split: str, context: Mapping[str, Any] | None = None) -> Stats:
+    def stats_of_outputs(self, outputs: object, split: str, context: Mapping[str, object] | None = None) -> Stats:
         """Statistics of outputs of all items of a split."""
         evaluator = self.task.evaluator(self.target, context)
         evaluator.update(outputs, self.indices[split])
@@ -133,7 +133,7 @@ class Workbench:
         return self.now(), dict(self.seconds)
 
     def stats_of(
-        self, loaded: Loaded, module: nn.Module, split: str, context: Mapping[str, Any] | None = None
+        self, loaded: Loaded, module: nn.Module, split: str, context: Mapping[str, object] | None = None
     ) -> Stats:
         """Statistics of a learner on a split at the training resolution, in single precision whatever it was trained in:
         that is what the saved model computes, so the reported metric is that of what ``predict`` returns.
@@ -163,7 +163,7 @@ class Workbench:
         plan = self.plan("", items)
         found: list[np.ndarray] = []
 
-        def call(batch: Any, some: np.ndarray) -> Any:
+        def call(batch: object, some: np.ndarray) -> Any:
             places = [None if plan.place is None else plan.place[plan.item == item] for item in some]
             return cast(Learner, module).rows(batch, places)
 
@@ -201,7 +201,7 @@ class Workbench:
             self.task.sampling_weights(self.target, self.indices["train"]) if augment else None,
         )
 
-    def _augmented(self, batch: Any, annotations: Sequence[Any], mirror: bool) -> tuple[Any, Sequence[Any]]:
+    def _augmented(self, batch: object, annotations: Sequence[object], mirror: bool) -> tuple[object, Sequence[object]]:
         return self.task.augment(*modalities.of_batch(batch).augment(batch, annotations, mirror, self.augment))
 
     @contextlib.contextmanager

@@ -60,7 +60,7 @@ def shipped_zoo_path() -> Path:
 
 
 def load_zoo(
-    zoo: str | os.PathLike[str] | Zoo | Iterable[Any] | Mapping[str, Any] | None = None, *, trust: bool = False
+    zoo: str | os.PathLike[str] | Zoo | Iterable[object] | Mapping[str, object] | None = None, *, trust: bool = False
 ) -> Zoo:
     """Read and validate a zoo.
 
@@ -138,7 +138,7 @@ def _read(path: Path, *, trusted: bool) -> Zoo:
 
 def _refuse_internal(data: dict[str, Any], lines: dict[Location, int], where: str) -> None:
     """Keys that frozen runs carry, but that a file may not decide about itself: trust, and folders."""
-    places: list[tuple[Location, Any]] = [(("trusted",), data)]
+    places: list[tuple[Location, object]] = [(("trusted",), data)]
     for index, entry in enumerate(data["models"] if isinstance(data.get("models"), list) else []):
         if isinstance(entry, dict):
             text = entry.get("text")
@@ -159,7 +159,7 @@ def _refuse_internal(data: dict[str, Any], lines: dict[Location, int], where: st
             )
 
 
-def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> Any:
+def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> object:
     entry = {"source": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict):
         return entry
@@ -180,7 +180,7 @@ def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> Any:
     return merged
 
 
-def _based(file: Any, base: str) -> Any:
+def _based(file: object, base: str) -> object:
     """A file that no package and no variable holds lies beside the zoo file."""
     if isinstance(file, dict) and not file.get("package") and not file.get("env"):
         return {**file, "base": base}
@@ -249,7 +249,7 @@ def _collect_lines(
 
 def select(
     zoo: Zoo,
-    models: str | Sequence[Any] | None = None,
+    models: str | Sequence[object] | None = None,
     tags: str | Sequence[str] | None = None,
     *,
     beyond: bool = False,

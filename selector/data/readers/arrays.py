@@ -30,7 +30,7 @@ from selector.modalities.tokens.tokenizer import is_pair
 Kind = Literal["images", "paths", "features", "words", "texts"]
 
 
-def kind_of(items: Any, labels: Any) -> Kind | None:
+def kind_of(items: Any, labels: object) -> Kind | None:
     """What a first element of a pair is; by its first rows where that tells."""
     if is_tensor(items) or (isinstance(items, np.ndarray) and items.dtype.kind not in STRINGS):
         return "images" if items.ndim >= 3 else "features"
@@ -50,22 +50,22 @@ def kind_of(items: Any, labels: Any) -> Kind | None:
     return None
 
 
-def _is_tuple_pair(x: Any) -> bool:
+def _is_tuple_pair(x: object) -> bool:
     return isinstance(x, tuple) and is_pair(x)
 
 
-def _is_list_of_words(x: Any) -> bool:
+def _is_list_of_words(x: object) -> bool:
     x = x.tolist() if isinstance(x, np.ndarray) else x
     return isinstance(x, list | tuple) and all(isinstance(word, str) for word in x)
 
 
-def _are_lists(x: Any) -> bool:
+def _are_lists(x: object) -> bool:
     """Lists of labels; an array (N, L) are several labels of each text."""
     rows = rows_of(x) or ()
     return bool(rows) and (isinstance(rows[0], list | tuple) or getattr(rows[0], "ndim", 0) > 0)
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, tuple) and len(x) == 2 and kind_of(*x) is not None
 
 
@@ -74,7 +74,7 @@ def _accepts(x: Any, options: Options) -> bool:
     "a tuple (uint8 images (N, H, W[, C]), images, paths, texts, lists of words, float features (N, D) or a mapping of names to them; labels)",
     _accepts,
 )
-def _read(x: tuple[Any, Any], options: Options) -> Table:
+def _read(x: tuple[object, object], options: Options) -> Table:
     items, labels = x
     kind = kind_of(items, labels)
     if kind == "features":
@@ -110,7 +110,7 @@ def _images(images: Any, labels: Any, options: Options) -> Table:
     return _beside(where, ListItems(items), [f"row {i}" for i in range(len(items))], hashes, labels, options)
 
 
-def _paths(paths: Any, labels: Any, options: Options) -> Table:
+def _paths(paths: Any, labels: object, options: Options) -> Table:
     where = options.name or "paths"
     rows = [os.fspath(path) for path in rows_of(paths) or ()]
     places = [f"{where}: row {row}" for row in range(len(rows))]
@@ -118,7 +118,9 @@ def _paths(paths: Any, labels: Any, options: Options) -> Table:
     return _beside(where, items, names, hashes, labels, options)
 
 
-def _beside(where: str, items: Items, names: Sequence[str], hashes: list[str], labels: Any, options: Options) -> Table:
+def _beside(
+    where: str, items: Items, names: Sequence[str], hashes: list[str], labels: object, options: Options
+) -> Table:
     role, column, schema = annotation_of(labels, where)
     return Found(
         where=where,
@@ -135,7 +137,7 @@ def _beside(where: str, items: Items, names: Sequence[str], hashes: list[str], l
 # ---------------------------------------------------------------------------- features
 
 
-def features_table(given: Any, labels: Any, options: Options, origin: dict[str, Any] | None = None) -> Table:
+def features_table(given: object, labels: object, options: Options, origin: dict[str, object] | None = None) -> Table:
     """Ready features (N, D), or several arrays of them by name, of which row i is of the same item."""
     where = options.name or "features"
     named = dict(sorted((str(name), rows) for name, rows in given.items())) if isinstance(given, Mapping) else {}
@@ -209,7 +211,7 @@ def _texts(items: Any, labels: Any, options: Options) -> Table:
     ).table(options)
 
 
-def _words(items: Any, labels: Any, options: Options) -> Table:
+def _words(items: object, labels: object, options: Options) -> Table:
     where = options.name or "sentences"
     words, tags = rows_of(items) or [], rows_of(labels) or []
     if _may_be_pairs(words, tags):
@@ -221,8 +223,8 @@ def _words(items: Any, labels: Any, options: Options) -> Table:
     return words_table(where, where, tagged_words(where, names, words, tags), names, options)
 
 
-def _may_be_pairs(words: Sequence[Any], labels: Sequence[Any]) -> bool:
-    def listed(cell: Any) -> list[Any]:
+def _may_be_pairs(words: Sequence[object], labels: Sequence[object]) -> bool:
+    def listed(cell: object) -> list[Any]:
         return list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
 
     two = all(isinstance(own, list) and len(own) == 2 for own in words)

@@ -24,7 +24,7 @@ _HEAD = 1 << 16  # bytes that are looked at to tell what a file is
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, str | os.PathLike) and bool(_files(Path(x)))
 
 
@@ -144,7 +144,7 @@ def _read(x: Any, options: Options) -> Table:
     )
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: object) -> bool:
     return isinstance(value, int | str)
 
 

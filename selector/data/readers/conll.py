@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.table import Table
@@ -36,7 +35,7 @@ class _Sentence:
     rows: list[list[str]] = field(default_factory=list)
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
     path = Path(x)

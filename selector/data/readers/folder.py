@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.table import Table
@@ -15,7 +14,7 @@ from selector.data.reader import SPLIT_NAMES, Found, Options, reader
 from selector.modalities.image import is_image_name
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, str | os.PathLike) and Path(x).is_dir()
 
 

@@ -13,7 +13,7 @@ from selector.data.reader import Options, reader, reader_of
 ADDRESS = re.compile(r"hf:(?P<repo>[\w.-]+(/[\w.-]+)?)(:(?P<config>[\w.,=+-]+))?(@(?P<revision>[\w./-]+))?")
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, str) and x.startswith("hf:")
 
 

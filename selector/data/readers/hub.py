@@ -54,7 +54,7 @@ class _HubCells(Mapping[str, Any]):
         return list(self._dataset[name])
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     # by name: an object that is not theirs must not cost the import
     return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
 

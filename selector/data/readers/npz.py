@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return dict(found)
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, str | os.PathLike) and Path(x).suffix.lower() == ".npz" and Path(x).is_file()
 
 

@@ -61,11 +61,11 @@ class ParquetItems:
         self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """For another process (isolated models): files and places, without the lock and what was read."""
         return {name: value for name, value in vars(self).items() if name not in ("_lock", "_kept")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
         self._kept = OrderedDict()
         self._lock = threading.Lock()
@@ -126,7 +126,7 @@ class _Cells(Mapping[str, Any]):
         return self._read[name]
 
 
-def column_cells(path: Path, name: str) -> Iterator[list[Any]]:
+def column_cells(path: Path, name: str) -> Iterator[list[object]]:
     """A column of a file, some rows at a time, as Python objects.
 
     Raises:
@@ -192,7 +192,7 @@ def _measured(path: Path, unpacked: int, size: int, *, in_parts: bool = False) -
         raise TargetError(f"{path}: {error}.") from None
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, str | os.PathLike) and bool(files_of(Path(x)))
 
 
@@ -312,11 +312,11 @@ def _holds_boxes(schema: pa.Schema, name: str) -> bool:
     return pa.types.is_struct(kind) and is_boxes(dict.fromkeys((field.name for field in kind), 0))
 
 
-def _facts(schema: pa.Schema) -> dict[str, Any]:
+def _facts(schema: pa.Schema) -> dict[str, object]:
     """What the schema says of the whole set beside its columns: ``classes`` and ``ignore_index``."""
     described = _features(schema)
     classes, ignore = described.get("classes"), described.get("ignore_index")
-    facts: dict[str, Any] = {}
+    facts: dict[str, object] = {}
     if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
         facts["names"] = classes
     if isinstance(ignore, int):
@@ -397,7 +397,7 @@ def class_names_of(schema: pa.Schema, column: str) -> list[str] | None:
     return [str(name) for name in names] if names else None
 
 
-def _declared_names(described: Any) -> Any:
+def _declared_names(described: object) -> Any:
     """The first ``names`` within the description of a column."""
     if isinstance(described, dict):
         if described.get("names"):

@@ -14,12 +14,12 @@ from selector.data.reader import SPLIT_NAMES, Options, reader, reader_of, split_
 from selector.tasks._read_labels import as_numbers, plain
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, Mapping)
 
 
 @reader("splits", "a dict of split name and data, such as a datasets.DatasetDict", _accepts, columns=True)
-def _read(x: Mapping[str, Any], options: Options) -> Table:
+def _read(x: Mapping[str, object], options: Options) -> Table:
     where = options.name or "dict of splits"
     if not x:
         raise TargetError(f"{where}: the dict is empty; expected train and perhaps val and test.")

@@ -25,7 +25,7 @@ from selector.data.reader import Options, reader
 _SUFFIXES = (".csv", ".tsv")
 
 
-def _accepts_csv(x: Any, options: Options) -> bool:
+def _accepts_csv(x: object, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
     path = Path(x)
@@ -47,7 +47,7 @@ def _read_csv(x: str | os.PathLike[str], options: Options) -> Table:
     return table_of(of_files(root, files, csv_cells, options, written=True), options)
 
 
-def _accepts_json_lines(x: Any, options: Options) -> bool:
+def _accepts_json_lines(x: object, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
     files = table_files(Path(x))
@@ -62,7 +62,7 @@ def _read_json_lines(x: str | os.PathLike[str], options: Options) -> Table:
     return table_of(found, options)
 
 
-def _accepts_frame(x: Any, options: Options) -> bool:
+def _accepts_frame(x: object, options: Options) -> bool:
     # by name: an object that is not theirs must not cost the import
     return any(
         base.__module__.partition(".")[0] == "pandas" and base.__name__ == "DataFrame" for base in type(x).__mro__
@@ -79,12 +79,12 @@ def _read_frame(x: Any, options: Options) -> Table:
     return table_of(memory_columns(where, columns, options, "row"), options)
 
 
-def _accepts_samples(x: Any, options: Options) -> bool:
+def _accepts_samples(x: object, options: Options) -> bool:
     return isinstance(x, list) and bool(x) and all(isinstance(sample, Mapping) for sample in x)
 
 
 @reader("samples", 'a list of samples ({"image": ..., "label": ...})', _accepts_samples, columns=True)
-def _read_samples(x: list[Mapping[str, Any]], options: Options) -> Table:
+def _read_samples(x: list[Mapping[str, object]], options: Options) -> Table:
     samples = [_with_objects(sample) for sample in x]
     known = dict.fromkeys(str(name) for sample in samples for name in sample)
     columns = {name: [sample.get(name) for sample in samples] for name in known}
@@ -94,7 +94,7 @@ def _read_samples(x: list[Mapping[str, Any]], options: Options) -> Table:
     return table
 
 
-def _with_objects(sample: Mapping[str, Any]) -> dict[str, Any]:
+def _with_objects(sample: Mapping[str, object]) -> dict[str, object]:
     """Boxes and their classes in one cell, where they lie beside the image."""
     if not is_boxes(sample):
         return dict(sample)

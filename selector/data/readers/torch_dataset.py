@@ -71,7 +71,7 @@ class DatasetMasks:
         return mask.detach().cpu().numpy() if is_tensor(mask) else mask
 
 
-def _of_mapping(entry: Mapping[str, Any]) -> Any:
+def _of_mapping(entry: Mapping[str, object]) -> object:
     """(image, label) of a sample; the sample itself where it has no such keys."""
     image = next((entry[key] for key in IMAGE_COLUMNS if key in entry), None)
     if image is None:
@@ -82,7 +82,7 @@ def _of_mapping(entry: Mapping[str, Any]) -> Any:
     return entry if key is None else (image, entry[key])
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     # by name: a dataset that is not torch's must not cost the import of torch
     return any(base.__module__.startswith("torch.utils.data") for base in type(x).__mro__)
 
@@ -127,13 +127,13 @@ def _is_mask(label: Any) -> bool:
     return isinstance(label, Image.Image) or ((isinstance(label, np.ndarray) or is_tensor(label)) and label.ndim == 2)
 
 
-def _plain(label: Any) -> Any:
+def _plain(label: object) -> Any:
     if isinstance(label, Mapping):
         return {key: _plain(value) for key, value in label.items()}
     return label.tolist() if hasattr(label, "tolist") else label
 
 
-def _class_names(dataset: Any, labels: list[Any]) -> list[str] | None:
+def _class_names(dataset: object, labels: list[object]) -> list[str] | None:
     while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):  # a Subset
         dataset = dataset.dataset
     names = getattr(dataset, "classes", None)

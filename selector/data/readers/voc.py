@@ -219,7 +219,7 @@ def _parse(path: Path) -> ElementTree.Element:
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: object) -> None:
         raise TargetError(f"{path}:{parser.CurrentLineNumber}: holds an entity declaration; remove it.")
 
     depth = 0

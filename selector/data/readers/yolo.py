@@ -84,14 +84,14 @@ def _key(path: str) -> str:
     return "/".join(part for part in parts[:-1] if part.lower() not in ("images", "labels")) + "/" + parts[-1]
 
 
-def _names(root: Path, spec: Path | None, said: Any) -> dict[str, Any]:
+def _names(root: Path, spec: Path | None, said: object) -> dict[str, Any]:
     if isinstance(said, Mapping) and "names" in said:
         return class_schema(said["names"]) if isinstance(said["names"], list | Mapping) else {}
     known = usual_file(root)
     return {} if known is None else class_schema(known)
 
 
-def _split_said(path: str, said: Any) -> str:
+def _split_said(path: str, said: object) -> str:
     """The split whose folder in data.yaml an image lies in."""
     if not isinstance(said, Mapping):
         return ""
@@ -106,7 +106,7 @@ def _split_said(path: str, said: Any) -> str:
     return ""
 
 
-def _boxes(path: Path) -> dict[str, Any]:
+def _boxes(path: Path) -> dict[str, object]:
     boxes: list[list[float]] = []
     labels: list[int] = []
     lines: list[str] = []

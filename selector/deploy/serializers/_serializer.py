@@ -25,7 +25,7 @@ class Serializer(ABC):
     # the folder
 
     @abstractmethod
-    def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
         """``preprocess`` of ``config.json``.
 
         Raises:
@@ -94,7 +94,7 @@ class Serializer(ABC):
         """What the network takes, in a sentence."""
 
 
-def listed(given: Any, expected: str) -> list[Any]:
+def listed(given: object, expected: str) -> list[Any]:
     """What was given, as a list.
 
     Raises:
@@ -105,7 +105,7 @@ def listed(given: Any, expected: str) -> list[Any]:
     return list(given)
 
 
-def cell(text: Any) -> str:
+def cell(text: object) -> str:
     """Names come from zoo files and folders: nothing in them may be read as Markdown or HTML."""
     shown = str(text if text is not None else "–").replace("\n", " ").replace("\r", " ")
     for sign, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):

@@ -28,7 +28,7 @@ Images = Any
 class ImageSerializer(Serializer):
     """See ``Serializer``."""
 
-    def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
         """See ``Serializer``."""
         found = checked(PreprocessOverrides, preprocess, path, AGAIN, "preprocess").changes()
         for name, value in preprocess.items():
@@ -113,7 +113,7 @@ def _read(image: Any, preprocess: Preprocess) -> np.ndarray | str:
         return text.removeprefix(prefix)
 
 
-def _expand(images: Images) -> Iterator[tuple[str, Any]]:
+def _expand(images: Images) -> Iterator[tuple[str, object]]:
     """(name, image) of everything that ``images`` stands for."""
     if isinstance(images, str | os.PathLike):
         yield from _files(os.fspath(images))

@@ -30,7 +30,7 @@ class _Saved(BaseModel):
 class RowsSerializer(Serializer):
     """See ``Serializer``."""
 
-    def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
         """See ``Serializer``."""
         return checked(_Saved, preprocess, path, AGAIN, "preprocess").model_dump()
 
@@ -119,7 +119,7 @@ def _from_file(path: Any, preprocess: RowsPreprocess) -> tuple[str, np.ndarray]:
     return name, found[preprocess.name]
 
 
-def _matrix(rows: Any, where: str, preprocess: RowsPreprocess) -> np.ndarray:
+def _matrix(rows: object, where: str, preprocess: RowsPreprocess) -> np.ndarray:
     """float32 (N, width).
 
     Raises:

@@ -121,7 +121,7 @@ def column(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
         yield f"{path}:{line}", cells[0] if len(cells) == 1 else (cells[0], cells[1])
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
+def _parquet(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[int, dict[str, object]]]]:
     import pyarrow.parquet as pq
 
     try:
@@ -149,7 +149,7 @@ def _table(path: Path, columns: Sequence[str]) -> tuple[list[str], list[tuple[in
         raise ConfigError(str(error)) from None
 
 
-def json_lines(path: Path, line: str) -> Iterator[tuple[str, Any]]:
+def json_lines(path: Path, line: str) -> Iterator[tuple[str, object]]:
     """(name, value) of each line of a .jsonl file that is not blank.
 
     Args:
@@ -205,7 +205,7 @@ class _TextSettings(BaseModel):
 class TextSerializer(Serializer):
     """See ``Serializer``."""
 
-    def checked(self, preprocess: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
         """See ``Serializer``."""
         return checked(_TextSettings, preprocess, path, AGAIN, "preprocess").model_dump(exclude_unset=True)
 
@@ -286,7 +286,7 @@ class TextSerializer(Serializer):
         return "The input is a list of texts, or of pairs (tuples); the output their logits."
 
 
-def _settings(preprocess: TextPreprocess) -> dict[str, Any]:
+def _settings(preprocess: TextPreprocess) -> dict[str, object]:
     """What ``transformers.AutoTokenizer`` looks for beside ``tokenizer.json``."""
     tokens = json.loads(preprocess.tokenizer)
     known = {token["id"]: token["content"] for token in tokens.get("added_tokens", ())}
@@ -302,7 +302,7 @@ def _settings(preprocess: TextPreprocess) -> dict[str, Any]:
 # ---------------------------------------------------------------------------- what is given
 
 
-def _expand(texts: Any, pairs: bool | None, columns: Sequence[str]) -> list[tuple[str, RawText]]:
+def _expand(texts: object, pairs: bool | None, columns: Sequence[str]) -> list[tuple[str, RawText]]:
     """(name, text) of everything that ``texts`` stands for.
 
     Args:
@@ -380,7 +380,7 @@ def _written(item: RawText | Words) -> str:
     return item if isinstance(item, str) else " | ".join(item) if any(item) else ""
 
 
-def _expand_words(sentences: Any, columns: Sequence[str]) -> list[tuple[str, Words]]:
+def _expand_words(sentences: object, columns: Sequence[str]) -> list[tuple[str, Words]]:
     """(name, words) of everything that ``sentences`` stands for.
 
     Args:
@@ -425,7 +425,7 @@ def _of_lists(path: Path) -> Iterator[tuple[str, Words]]:
         yield name, Words(words)
 
 
-def _is_words(item: Any) -> bool:
+def _is_words(item: object) -> bool:
     return isinstance(item, list | tuple) and all(isinstance(word, str) for word in item)
 
 

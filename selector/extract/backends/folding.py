@@ -46,7 +46,7 @@ def folded(encoder: Encoder) -> nn.Module:
 def shared_copy(module: nn.Module) -> nn.Module:
     """A copy in eval mode without gradients whose weights have the storage of the module's."""
     plain = (p for p in module.parameters() if type(p) is nn.Parameter)
-    shared: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in plain}
+    shared: dict[int, object] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in plain}
     return copy.deepcopy(module, shared).eval().requires_grad_(False)
 
 
@@ -79,7 +79,7 @@ def _foldable(norm: nn.Module) -> bool:
     return known and norm.running_mean is not None
 
 
-def _followed(encoder: Encoder, module: nn.Module, batch: Any) -> tuple[dict[str, str], np.ndarray]:
+def _followed(encoder: Encoder, module: nn.Module, batch: object) -> tuple[dict[str, str], np.ndarray]:
     """Names of convolutions and of the norm that reads each one's output, and the features (B, D)."""
     names = {child: name for name, child in module.named_modules()}
     made: dict[int, str] = {}  # convolution by the identity of its output
@@ -87,12 +87,12 @@ def _followed(encoder: Encoder, module: nn.Module, batch: Any) -> tuple[dict[str
     runs: dict[str, int] = {}
     pairs: dict[str, str] = {}
 
-    def produced(convolution: nn.Module, _: Any, output: Any) -> None:
+    def produced(convolution: nn.Module, _: object, output: Any) -> None:
         made[id(output)] = names[convolution]
         kept.append(output)
         runs[names[convolution]] = runs.get(names[convolution], 0) + 1
 
-    def consumed(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def consumed(norm: nn.Module, inputs: tuple[object, ...]) -> None:
         runs[names[norm]] = runs.get(names[norm], 0) + 1
         if inputs and (convolution := made.get(id(inputs[0]))) is not None:
             pairs[convolution] = names[norm]

@@ -117,7 +117,7 @@ class OpenVinoBackend:
         return OpenVinoBackend(self._encoder, self._device, precision, self.batch_size, self._cache, self._model)
 
 
-def _converted(ov: Any, encoder: Encoder, batch_size: int) -> Any:
+def _converted(ov: object, encoder: Encoder, batch_size: int) -> Any:
     """An OpenVINO model from uint8 (B, H, W, 3) to features.
 
     Tracing runs the network, so it is traced on two images and the batch is set afterwards; a network that keeps the traced batch as a constant is traced on a whole batch.

@@ -29,7 +29,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import filelock
 import numpy as np
@@ -545,7 +545,7 @@ class SegmentReader:
 
 def _hand_back(mapped: np.ndarray, row: int) -> None:
     """Take the pages of a row out of the resident memory; they stay in the system's cache."""
-    pages: Any = mapped.base
+    pages: object = mapped.base
     advice = getattr(mmap, "MADV_DONTNEED", None)  # not on every system
     if advice is None or not isinstance(mapped, np.memmap) or not isinstance(pages, mmap.mmap):
         return

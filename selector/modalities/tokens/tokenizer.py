@@ -130,7 +130,7 @@ def parse_tokenizer(text: str) -> Any:
         raise SourceError(f"the tokenizer cannot be used: {first_line(error)}") from None
 
 
-def _growth(rules: Any) -> int:
+def _growth(rules: object) -> int:
     """How much longer the rules of a tokenizer make a text, at most: by the lengths of all that they put into it."""
     if isinstance(rules, list):
         return math.prod(map(_growth, rules))

@@ -142,7 +142,7 @@ class Detection(DetectionReading, MapTask):
         target: Target,
         init: Probe | None = None,
         size: tuple[int, int] | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> nn.Module:
         """The encoder's maps with a feature pyramid and a detector, all new but for the encoder; of a whole detector the
         class layers are new; from one seed."""
@@ -183,7 +183,7 @@ class Detection(DetectionReading, MapTask):
         known = {name: value for name, value in (context or {}).items() if name == "min_score"}
         return _Matching(_boxes(target), len(target.class_names), known)
 
-    def calibrate(self, stats: Stats) -> dict[str, Any]:
+    def calibrate(self, stats: Stats) -> dict[str, object]:
         """``min_score``: where the F1 of all boxes at IoU 0.5 is highest."""
         assert isinstance(stats, DetectionStats)
         least, f1 = stats.best_f1()
@@ -201,7 +201,7 @@ class Detection(DetectionReading, MapTask):
 
         return shares(cast(Any, network)(batch), (batch.shape[2], batch.shape[3]))
 
-    def traced(self, network: nn.Module, context: Mapping[str, Any]) -> Traced:
+    def traced(self, network: nn.Module, context: Mapping[str, object]) -> Traced:
         """See ``_detector.OnePicture``."""
         from selector.tasks.detection.detectors import OnePicture, unlike
 
@@ -234,13 +234,13 @@ class Detection(DetectionReading, MapTask):
         return FoundBoxes(name, values={"size": list(size), "boxes": in_pixels(found, size)}, source=item)
 
     def gathered(
-        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, object]
     ) -> FoundInImages:
         """Boxes of several images."""
         return FoundInImages(rows, class_names)
 
     def drawn(
-        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
+        self, outputs: Sequence[object], target: Target, items: np.ndarray, context: Mapping[str, object]
     ) -> list[dict[str, Any]]:
         """Small copies of each image: with its true boxes, and with those that are predicted as ``predict`` hands them
         over, from the score on that validation chose."""
@@ -303,7 +303,7 @@ class _Matching:
         return stats_of(self._found, self._summary)
 
 
-def stats_of(found: Sequence[Mapping[str, np.ndarray]], summary: Mapping[str, Any] | None = None) -> DetectionStats:
+def stats_of(found: Sequence[Mapping[str, np.ndarray]], summary: Mapping[str, object] | None = None) -> DetectionStats:
     """Statistics of images, each as ``match`` gave it."""
     names = ("score", "category", "matched", "ignored", "box")
     arrays = {name: np.concatenate([one[name] for one in found]) for name in names}

@@ -134,12 +134,12 @@ class FoundInImages(Predictions):
         return self
 
 
-def _counts(boxes: Sequence[Mapping[str, Any]]) -> str:
+def _counts(boxes: Sequence[Mapping[str, object]]) -> str:
     labels = [one["label"] for one in boxes]
     return ", ".join(f"{labels.count(name)} {name}" for name in dict.fromkeys(labels)) or "nothing"
 
 
-def in_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> list[dict[str, Any]]:
+def in_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> list[dict[str, object]]:
     """Boxes of an entry of ``Task.predictions`` as ``label``, ``score`` and ``box`` in pixels of (height, width)."""
     height, width = size
     boxes = np.clip(found["boxes"], 0, 1) * np.array([width, height, width, height], np.float32)
@@ -173,7 +173,7 @@ def with_boxes(
     return image
 
 
-def small_copy(picture: np.ndarray, boxes: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> str:
+def small_copy(picture: np.ndarray, boxes: Sequence[Mapping[str, object]], class_names: Sequence[str]) -> str:
     """A small copy of ``with_boxes`` as a ``data:`` URI."""
     content = io.BytesIO()
     with_boxes(picture, boxes, class_names, SMALL).save(content, "JPEG", quality=85)

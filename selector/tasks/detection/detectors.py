@@ -41,7 +41,7 @@ class Canvas(nn.Module):
         size = (int(batch.shape[2]), int(batch.shape[3]))
         return ImageList(batch, [size] * len(batch)), targets
 
-    def postprocess(self, result: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
+    def postprocess(self, result: object, image_shapes: object, original_image_sizes: object) -> object:
         """Boxes stay in pixels of the canvas."""
         return result
 
@@ -206,7 +206,7 @@ def _strides(strides: Sequence[int], pyramid: Pyramid) -> list[int]:
     return [strides[i] for i in pyramid.used]
 
 
-def _fasterrcnn(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+def _fasterrcnn(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> object:
     levels = [*strides, 2 * strides[-1]]
     anchors = AnchorGenerator(tuple((4 * s, 8 * s) for s in levels), ((0.5, 1.0, 2.0),) * len(levels))
     names = [str(i) for i in range(pyramid.levels)]
@@ -226,7 +226,7 @@ def _fasterrcnn(backbone: Backbone, pyramid: Pyramid, strides: list[int], classe
     )
 
 
-def _retinanet(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+def _retinanet(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> object:
     levels = [*strides, 2 * strides[-1], 4 * strides[-1]]
     sizes = tuple(tuple(round(3 * s * 2 ** (k / 3)) for k in range(3)) for s in levels)
     return RetinaNet(
@@ -238,14 +238,14 @@ def _retinanet(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes
     )
 
 
-def _fcos(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+def _fcos(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> object:
     # one anchor a cell, of 8 strides: torchvision's own, whose range of sizes a level FCOS takes from it
     levels = [*strides, 2 * strides[-1], 4 * strides[-1]]
     anchors = AnchorGenerator(tuple((4 * s,) for s in levels), ((1.0,),) * len(levels))
     return FCOS(backbone, classes, anchor_generator=anchors, score_thresh=LEAST_SCORE, detections_per_img=MOST_BOXES)
 
 
-def _ssd(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> Any:
+def _ssd(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int) -> object:
     count = pyramid.levels + 1
     anchors = DefaultBoxGenerator([[2, 3]] * count, min_ratio=10, max_ratio=90)
     widths = [WIDTH] * count
@@ -271,13 +271,13 @@ class DetectionLearner(nn.Module):
         self.network = network
         self.new: tuple[str, ...] = tuple(f"network.detector.{part}" for part in network.new)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: object = None) -> torch.Tensor:
         """Mean over images; those without boxes teach what is background."""
         targets = [_target(known, batch) for known in annotations]
         losses = self.network.losses(batch, targets)
         return torch.stack([value.float() for value in losses.values()]).sum()
 
-    def weight(self, annotations: Sequence[Any]) -> float:
+    def weight(self, annotations: Sequence[object]) -> float:
         """Pictures."""
         return float(len(annotations))
 
@@ -285,7 +285,7 @@ class DetectionLearner(nn.Module):
         """See ``shares``."""
         return shares(self.network(batch), (batch.shape[2], batch.shape[3]))
 
-    def rows(self, batch: Any, places: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    def rows(self, batch: object, places: Sequence[np.ndarray | None]) -> torch.Tensor | None:
         """None: no linear layer starts a detector."""
         return None
 

@@ -195,7 +195,7 @@ class _One:
         raise TargetError(f"{place}{of} {what}")
 
 
-def _list(values: Any) -> list[Any]:
+def _list(values: object) -> list[Any]:
     if values is None:
         return []
     values = values.tolist() if hasattr(values, "tolist") else values

@@ -246,7 +246,7 @@ class Segmentation(SegmentationReading, MapTask):
         target: Target,
         init: Probe | None = None,
         size: tuple[int, int] | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> nn.Module:
         """The encoder's maps with a decoder; the linear one starts as the solved probe."""
         from selector.tasks.segmentation.decoders import Linear, SegmentationLearner
@@ -310,7 +310,7 @@ class Segmentation(SegmentationReading, MapTask):
         """Takes logits (B, K, h, w) and reads each mask when its image comes."""
         return _Counting(_masks(target), len(target.class_names))
 
-    def written_as(self, class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]:
+    def written_as(self, class_names: Sequence[str], context: Mapping[str, object]) -> list[int]:
         """The values of its masks."""
         return _values(class_names, context)
 
@@ -333,16 +333,18 @@ class Segmentation(SegmentationReading, MapTask):
 
     # use
 
-    def output(self, network: nn.Module, batch: Any) -> np.ndarray:
+    def output(self, network: nn.Module, batch: object) -> np.ndarray:
         """Logits (B, K, h, w) float32 of the decoder."""
         found: np.ndarray = cast(Any, network).coarse(batch).float().cpu().numpy()
         return found
 
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predictions(
+        self, outputs: Any, class_names: Sequence[str], context: Mapping[str, object]
+    ) -> list[dict[str, Any]]:
         """``mask`` (h, w) of class numbers at the size of the outputs, and ``shares`` of the classes that it shows."""
         return [_predicted(row, row.shape[1:], class_names) for row in outputs]
 
-    def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
+    def condensed(self, output: Any, item: object, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
         """(PNG of the mask, its size, shares of the classes): logits of many images would fill the memory."""
         size = picture_size(item)
         found = _predicted(output[0], size, class_names)
@@ -356,7 +358,7 @@ class Segmentation(SegmentationReading, MapTask):
         return SegmentedImage(name, values={"size": size, "classes": shares}, png=png, source=item)
 
     def gathered(
-        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, Any]
+        self, rows: Sequence[Prediction], class_names: Sequence[str], context: Mapping[str, object]
     ) -> SegmentedImages:
         """With what each class is written as."""
         return SegmentedImages(rows, class_names, _values(class_names, context))
@@ -414,7 +416,7 @@ class _Counting:
         self._rows: list[np.ndarray] = []
         self._confusion = np.zeros((classes, classes), np.int64)
 
-    def update(self, outputs: Any, items: np.ndarray) -> None:
+    def update(self, outputs: object, items: np.ndarray) -> None:
         """``outputs`` (B, K, h, w)."""
         import torch
 
@@ -441,7 +443,7 @@ class _Counting:
     def stats(self) -> SegmentationStats:
         """In the order in which the items came."""
         rows = np.stack(self._rows)
-        summary: dict[str, Any] = {"values": [int(value) for value in self._masks.values]}
+        summary: dict[str, object] = {"values": [int(value) for value in self._masks.values]}
         if self._classes <= MOST_CONFUSION:
             summary["confusion"] = self._confusion.tolist()
         return SegmentationStats({"hit": rows[:, 0], "truth": rows[:, 1], "said": rows[:, 2]}, summary)
@@ -460,7 +462,7 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
         }
         for i, name in enumerate(class_names)
     ]
-    tables: dict[str, Sequence[Mapping[str, Any]]] = {"results by class": lines}
+    tables: dict[str, Sequence[Mapping[str, object]]] = {"results by class": lines}
     if "confusion" in stats.summary:
         off = np.array(stats.summary["confusion"])
         np.fill_diagonal(off, 0)
@@ -489,7 +491,7 @@ def _values(class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]
     return values if fits else list(range(len(class_names)))
 
 
-def _predicted(logits: Any, size: tuple[int, int], class_names: Sequence[str]) -> dict[str, Any]:
+def _predicted(logits: object, size: tuple[int, int], class_names: Sequence[str]) -> dict[str, Any]:
     """A class map of some size, of logits (K, h, w)."""
     import torch
 

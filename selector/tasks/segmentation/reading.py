@@ -202,7 +202,7 @@ def _counts(values: np.ndarray, palette: Sequence[tuple[int, int, int]] | None, 
 
 
 def _meaning(
-    table: Table, total: Mapping[int, int], palette: Any, seen: Sequence[_Seen], names: Sequence[str]
+    table: Table, total: Mapping[int, int], palette: object, seen: Sequence[_Seen], names: Sequence[str]
 ) -> tuple[np.ndarray, tuple[str, ...], int | None, list[str]]:
     """(values of classes, their names, the value that is ignored, notes)."""
     said: Mapping[int, str] | None = table.schema.get("mask_classes")

@@ -317,7 +317,7 @@ def predict(
     return True
 
 
-def as_batch(prepared: Any) -> Any:
+def as_batch(prepared: object) -> object:
     """Pixels as a tensor, anything else as it is."""
     return torch.from_numpy(prepared) if isinstance(prepared, np.ndarray) else prepared
 
@@ -432,7 +432,7 @@ def _smaller(micro_batch: int, device: torch.device, fit: Fit) -> int:
 
 
 def _optimizer(moving: Moving, settings: Settings) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = []
+    groups: list[dict[str, object]] = []
     for share, named in moving:
         for decays in (True, False):  # norms and biases are not decayed
             chosen = [p for _, p in named if (p.ndim > 1) == decays]
@@ -540,7 +540,7 @@ class _ReadAhead:
         batch = self._feed.augmented(batch)
         return replace(batch, prepared=self._copied(batch.prepared), beside=self._copied(batch.beside))
 
-    def _copied(self, prepared: Any) -> Any:
+    def _copied(self, prepared: object) -> object:
         """Pixels on the device, by way of page-locked memory where that lets the copy run beside a step."""
         if not isinstance(prepared, torch.Tensor):
             return prepared

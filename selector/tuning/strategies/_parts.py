@@ -170,7 +170,7 @@ class WeightAverage:
         if not self._parameters or step < self._first:
             return
         current: Any = [parameter.detach() for parameter in self._parameters]
-        mean: Any = self._mean
+        mean: object = self._mean
         if not self._taken:
             self._mean = [value.clone() for value in current]
         elif self._kind == "ema":

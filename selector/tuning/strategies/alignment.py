@@ -74,7 +74,7 @@ class AligningLearner(nn.Module):
         """What was wrapped, with what was learned since."""
         return self._learner[0]
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
+    def loss(self, batch: object, annotations: Sequence[object], unlabeled: object = None) -> torch.Tensor:
         """The learner's own loss on the source, and the alignment of both domains."""
         with self._caught() as seen:
             own = cast(Learner, self.learner).loss(batch, annotations)
@@ -94,7 +94,7 @@ class AligningLearner(nn.Module):
             return ""
         return f"the strength of the domain classifier had risen to {strength_at(self.progress):.2f} of 1"
 
-    def weight(self, annotations: Sequence[Any]) -> float:
+    def weight(self, annotations: Sequence[object]) -> float:
         """The learner's own."""
         return cast(Learner, self.learner).weight(annotations)
 
