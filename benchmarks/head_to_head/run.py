@@ -23,9 +23,11 @@ import numpy as np
 from safetensors.torch import save_file
 from sklearn.model_selection import train_test_split
 
-from benchmarks.suite import encoders, image_sets, text_encoders, text_sets
+from benchmarks.suite import encoders, image_sets
+from benchmarks.suite.suites import LabeledSet, draw
 from benchmarks.suite.table import append, whole_rows
 from selector.core.system import cpu_model
+from selector.zoo import load_zoo
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "results" / "head_to_head.csv"
@@ -33,6 +35,7 @@ COLUMNS = (
     "set", "items", "test_items", "encoder", "budget_s", "contender", "test_accuracy", "seconds", "facts", "version",
     "cpu", "torch", "status", "reason",
 )  # fmt: skip
+MIRRORED = ("flowers", "dtd10", "cifar10", "textile", "coco128_crops")  # a mirrored digit or chest is another thing
 ENCODERS = {"images": "efflite0", "texts": "minilm-l6"}
 CONTENDERS: dict[str, dict[str, tuple[str, str, str]]] = {
     "images": {
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.sets:
             for items in given.items:
-                kind = "texts" if name in text_sets.NAMES else "images"
+                kind = "texts" if (given.assets / "text" / name).is_dir() else "images"
                 folder: Path | None = None
                 for contender, (where, script, package) in CONTENDERS[kind].items():
                     key = (name, str(items), f"{given.seconds:g}", contender)
@@ -159,7 +162,7 @@ def _images(place: Path, name: str, items: int, assets: Path) -> dict[str, Any]:
     head = {name for name, value in module.get_classifier().named_parameters(prefix="classifier")}
     save_file({k: v.contiguous() for k, v in module.state_dict().items() if k not in head}, weights)
     return {
-        "classes": data.classes, "test_items": len(rows["test"]), "mirrored": data.mirrored, "model": model,
+        "classes": int(data.labels.max()) + 1, "test_items": len(rows["test"]), "mirrored": name in MIRRORED, "model": model,
         "arch": card["arch"].partition(":")[2], "kwargs": {k: v for k, v in card["kwargs"].items() if k != "num_classes"},
         "mean": card["mean"], "std": card["std"], "size": card["input_size"][1], "encoder": weights.name,
         "zoo": str(HERE.parent / "assets-zoo.yaml"),
@@ -167,21 +170,28 @@ def _images(place: Path, name: str, items: int, assets: Path) -> dict[str, Any]:
 
 
 def _texts(place: Path, name: str, items: int, assets: Path) -> dict[str, Any]:
-    data = text_sets.load(name, assets / "text", 1400, 600)
+    import pyarrow.parquet as pq
+
+    parts = [pq.read_table(assets / "text" / name / f"{split}.parquet").to_pydict() for split in ("train", "test")]
+    texts = [text for part in parts for text in part["text"]]
+    labels = np.array([label for part in parts for label in part["label"]])
+    is_test = np.repeat([False, True], [len(part["text"]) for part in parts])
+    drawn, splits = draw(labels, is_test, 0.2, 1400, 600)
+    texts, data = [texts[row] for row in drawn], LabeledSet(name, labels[drawn], splits)
     rows = _rows(data, items)
     table = []
     for split, some in rows.items():
-        lines = [{"text": data.texts[row], "label": int(data.labels[row])} for row in some]
+        lines = [{"text": texts[row], "label": int(data.labels[row])} for row in some]
         (place / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
         table += [{**line, "split": split} for line in lines]
     (place / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in table), "utf-8")
     model = ENCODERS["texts"]
-    spec = text_encoders.specs()[model]
-    assert spec.weights is not None
-    assert not isinstance(spec.weights, str)
+    weights = next(spec for spec in load_zoo().models if spec.name == model).weights
+    assert weights is not None
+    assert not isinstance(weights, str)
     return {
-        "classes": data.classes, "test_items": len(rows["test"]), "model": model, "zoo": None,
-        "encoder": str(spec.weights.path() if spec.weights.path().is_dir() else spec.weights.path().parent),
+        "classes": int(data.labels.max()) + 1, "test_items": len(rows["test"]), "model": model, "zoo": None,
+        "encoder": str(weights.path().parent),
     }  # fmt: skip
 
 

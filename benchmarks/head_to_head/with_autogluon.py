@@ -31,7 +31,11 @@ def main() -> None:
     folder = cell.folder / "autogluon"
     shutil.rmtree(folder, ignore_errors=True)
     predictor = MultiModalPredictor(
-        label="label", problem_type="multiclass", presets=preset, path=str(folder), verbosity=1
+        label="label",
+        problem_type="binary" if cell.classes == 2 else "multiclass",
+        presets=preset,
+        path=str(folder),
+        verbosity=1,
     )
     predictor.fit(
         pd.DataFrame(train), time_limit=cell.left, seed=0,
