@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from torch import Tensor, nn
-
 from selector.core.contracts import Encoder, Words
 from selector.core.documents import LONGEST
 from selector.core.errors import SourceError, first_line
@@ -23,16 +21,14 @@ from selector.core.input_files import read_file
 from selector.core.preprocess import TextPreprocess
 from selector.modalities.text import TextTokenizer, Tokens
 from selector.modalities.tokens.tokenizer import parse_tokenizer
-from selector.sources._encoder import seeded
-from selector.sources._text_module import TextModule
 from selector.sources._text_path import LAST, MEAN, WORD_POOLINGS, TextPath, TextPooling
 from selector.sources._weights import identity_at
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from selector.sources._network import Network
-    from selector.sources._text_module import TextModule
+    from selector.sources._text_module import Embedder, TextModule
     from selector.zoo import ModelSpec
 
 
@@ -220,19 +216,6 @@ def read_tokenizer(spec: ModelSpec) -> str:
     return str(backend.to_str())
 
 
-class Embedder(TextModule):
-    """A factory's module, called with (ids, mask), both int64 (R, T): states (R, T, D), or a list of them, one a layer."""
-
-    def layers(self, tokens: Tokens, ways: Sequence[TextPath], wanted: set[str]) -> list[list[Tensor]]:
-        """See ``TextModule``."""
-        return [[way.pool(states, tokens) for way in ways] for states in self.states(tokens)]
-
-    def states(self, tokens: Tokens) -> list[Tensor]:
-        """(R, T, D) of each layer."""
-        states = self.backbone(tokens.ids, tokens.mask)
-        return list(states) if isinstance(states, list | tuple) else [states]
-
-
 class PythonTextEncoder(TextEncoder):
     """A text encoder around a factory's module.
 
@@ -244,6 +227,8 @@ class PythonTextEncoder(TextEncoder):
     """
 
     def __init__(self, spec: ModelSpec, module: nn.Module, identity: dict[str, Any]) -> None:
+        from selector.sources._text_module import Embedder
+
         changes: dict[str, Any] = {"max_length": int(getattr(module, "max_length", MAX_LENGTH))}
         changes |= {} if spec.text is None else spec.text.changes()
         preprocess = TextPreprocess(tokenizer=_tokenizer(spec, module), **changes)
@@ -266,6 +251,9 @@ class PythonTextEncoder(TextEncoder):
 
 def build_embedder(network: Network, recipe: Mapping[str, Any]) -> Embedder:
     """The module that a recipe describes, in eval mode, from the seeded random start."""
+    from selector.sources._encoder import seeded
+    from selector.sources._text_module import Embedder
+
     with seeded():
         return Embedder(
             network.create(None), TextPath(**recipe["path"]), int(recipe["features"]), int(recipe["outputs"])

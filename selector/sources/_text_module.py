@@ -88,3 +88,16 @@ class TextModule(nn.Module):
             wanted: names of the layers that are read: those behind the last of them may be left out, and where it is
                 ``last`` alone those before it too.
         """
+
+
+class Embedder(TextModule):
+    """A factory's module, called with (ids, mask), both int64 (R, T): states (R, T, D), or a list of them, one a layer."""
+
+    def layers(self, tokens: Tokens, ways: Sequence[TextPath], wanted: set[str]) -> list[list[Tensor]]:
+        """See ``TextModule``."""
+        return [[way.pool(states, tokens) for way in ways] for states in self.states(tokens)]
+
+    def states(self, tokens: Tokens) -> list[Tensor]:
+        """(R, T, D) of each layer."""
+        states = self.backbone(tokens.ids, tokens.mask)
+        return list(states) if isinstance(states, list | tuple) else [states]
