@@ -1,4 +1,4 @@
-"""The suites of images: 20 encoders on 8 sets, and on sets that no choice was made on.
+"""The suites of images: 20 encoders on 8 datasets, and on datasets that no choice was made on.
 
 Members, weights, margins and rates were settled before the scores of the held-out sets were compared. Their tables have
 ``held_out_`` before their names, so that nothing that reads the image suite sees them.

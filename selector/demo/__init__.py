@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -93,25 +93,27 @@ def run_photos(
         are in the store).
     """
     target = replace(load_target(photos(), seed=seed), name="textile")
-    ranking = rank(
-        target,
-        tags=TAG,
-        confirm=True,
-        top_k=TOP_K,
-        budget=BUDGET,
-        scan_budget="100%",  # every model on every item, on a slow machine too: the order is the same everywhere
-        resolution=RESOLUTION,
-        max_steps=MAX_STEPS,
-        offline=True,
-        store=store,
-        device=device,
-        seed=seed,
-        out=out,
-        progress=progress,
+    ranking = _rank(
+        target, TAG, BUDGET, resolution=RESOLUTION, store=store, device=device, seed=seed, out=out, progress=progress
     )
     finding = weak_models_come_last(ranking)
     ranking = replace(ranking, warnings=tuple(dict.fromkeys((*ranking.warnings, finding)))).save(out)
     return Demo(ranking, write_report(ranking), finding, use(ranking, target))
+
+
+def _rank(target: Target, tag: str, budget: float, **options: Any) -> Ranking:
+    """Every model of a tag on every item, on a slow machine too: the order is the same everywhere; then the leaders trained."""
+    return rank(
+        target,
+        tags=tag,
+        confirm=True,
+        top_k=TOP_K,
+        budget=budget,
+        scan_budget="100%",
+        max_steps=MAX_STEPS,
+        offline=True,
+        **options,
+    )
 
 
 def weak_models_come_last(ranking: Ranking) -> str:
@@ -224,21 +226,7 @@ def run_texts(
     from selector.deploy import load_model
 
     target: Target = replace(load_target(texts(), seed=seed), name="docstrings")
-    ranking = rank(
-        target,
-        tags=TEXT_TAG,
-        confirm=True,
-        top_k=TOP_K,
-        budget=TEXT_BUDGET,
-        scan_budget="100%",
-        max_steps=MAX_STEPS,
-        offline=True,
-        store=store,
-        device=device,
-        seed=seed,
-        out=out,
-        progress=progress,
-    )
+    ranking = _rank(target, TEXT_TAG, TEXT_BUDGET, store=store, device=device, seed=seed, out=out, progress=progress)
     assert ranking.path is not None
     said = load_model(ranking.path).predict(list(QUESTIONS))
     used = tuple(

@@ -62,7 +62,6 @@ def save_model(
     """
     from safetensors.torch import save_file
 
-    from selector import tasks
     from selector.sources import registry as sources
 
     folder = Path(folder)

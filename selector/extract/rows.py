@@ -23,23 +23,20 @@ from selector.core.table import RowPlan
 from selector.extract import backend_table
 from selector.extract.backend_choice import MIN_COSINE, MIN_NEIGHBORS, agreement
 from selector.extract.backends import PRECISIONS, check_choice
-from selector.extract.encode import Commits, Runner, not_finite, prefetched, resolve_device
+from selector.extract.encode import Commits, Runner, not_finite, open_runner, prefetched, resolve_device
 from selector.extract.extraction import ExtractionRun
 from selector.extract.inputs import Batch, Batches, Cut, in_order
 from selector.extract.job import ExtractJob, versioned
 from selector.extract.multi_tap import Around
 from selector.extract.row_readers import Outputs, RowReader, registry
 from selector.extract.workspace import Workspace
-from selector.modalities.pixels.maps import canvas_encoder
+from selector.modalities.pixels.maps import canvas_encoder, canvas_side
 from selector.store.entry import Entry
 from selector.zoo import ModelSpec
 from selector.zoo.spec import at_place, network_of
 
 if TYPE_CHECKING:
     import torch
-
-    from selector.extract.inputs import Batch
-
 
 _PIXELS = 16 * 224 * 224  # of a batch on a processor: 16 images of 224; on a GPU eight times as many
 _GPU = 8
@@ -340,9 +337,6 @@ class MapRows(ExtractionRun):
         self.wanted = wanted
 
     def extracted(self) -> list[Entry | SourceError]:
-        from selector.extract.row_readers import registry
-        from selector.modalities.pixels.maps import canvas_side
-
         job, work = self.job, self.work
         reader = registry.get(self.wanted.reader)
         name = json.dumps({"extract": network_of(job.specs[0]), **(work.settings.reading or {})}, sort_keys=True)
@@ -386,7 +380,7 @@ class MapRows(ExtractionRun):
                 self._cost_of_maps(encoder, list(entries.values()), items.batch(seen[:1]))
             if job.next_spec is not None:
                 work.ahead.start(at_place(job.next_spec, None, None))
-            self._stream(extract_rows, runner, items, plan, addresses, entries)
+            self._stream(runner, items, plan, addresses, entries)
             found |= {spec.layer: entries[spec.layer or variants[0]] for spec in lacking}
             return [found[spec.layer] for spec in job.specs]
 
@@ -404,9 +398,8 @@ class MapRows(ExtractionRun):
 
     def _stream(
         self,
-        extract_rows: Any,
         runner: MapRunner,
-        items: object,
+        items: Batches,
         plan: RowPlan,
         addresses: Sequence[str],
         entries: Mapping[str, Entry],
@@ -462,8 +455,6 @@ class MapRows(ExtractionRun):
 
     def _cost_of_maps(self, encoder: Encoder, entries: Sequence[Entry], batch: Batch) -> None:
         """What a pass over a whole image costs, held against the limits."""
-        from selector.extract.encode import open_runner
-
         runner = open_runner(
             encoder, device=self.work.settings.device, precision="float32", backend="eager", sample=batch,
             rows_expected=1, store=self.work.store,
@@ -471,8 +462,6 @@ class MapRows(ExtractionRun):
         self.check_cost(self.job.specs[0], encoder, runner, entries, batch)
 
     def measured(self) -> list[Entry | SourceError]:
-        from selector.modalities.pixels.maps import canvas_side
-
         work = self.work
         entries = [entry for spec in self.job.specs if (entry := work.entry(spec)) is not None]
         plain = work.load(at_place(self.job.specs[0], None, None))

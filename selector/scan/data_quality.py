@@ -46,7 +46,6 @@ from selector.store.entry import RowsMissing
 
 if TYPE_CHECKING:
     from selector.modalities.pixels.prepared import Pixels
-    from selector.store import FeatureStore
 
 
 LISTED = 20

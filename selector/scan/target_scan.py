@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selector import modalities, proxies, tasks
 from selector.config import IN_MEMORY, ConfirmConfig, ScanConfig
@@ -51,11 +51,6 @@ from selector.scan.selection import SameNetwork, by_network
 from selector.scan.zero_shot import check_zero_shot, with_zero_shot
 from selector.store.entry import Entry, RowsMissing
 from selector.zoo import ModelSpec
-
-if TYPE_CHECKING:
-    from selector.scan.candidate import Candidate
-    from selector.scan.extraction import Extraction
-
 
 CURVE_PROXY, CURVE_DETAIL = "knn", "accuracy@5"  # scale-free, so that layers compare, and easily read
 CURVE_ROWS = 2000
@@ -322,13 +317,13 @@ class Rounds:
             self.step(share)
 
     def step(self, share: float) -> None:
-        """One round: extract, score, stop the models that can no longer reach the top k."""
+        """One round: extract, score, prune the models that can no longer reach the top k."""
         # features of every model first: an item found to be bad on the way leaves the target for all
         self.extraction.run(by_network(self.running), share)
         self.judge(share)
 
     def judge(self, share: float) -> None:
-        """Score the rows of a round, and stop the models that can no longer reach the top k."""
+        """Score the rows of a round, and prune the models that can no longer reach the top k."""
         extraction = self.extraction
         rows = extraction.rows(share)
         score = partial(_score, share=share, extraction=extraction, scoring=self._scoring)
