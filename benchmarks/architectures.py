@@ -36,7 +36,6 @@ __all__ = [
     "mobilenet_edgetpu_075",
     "mobilenet_v1",
     "open_nsfw",
-    "recalibrate_folded_bn",
     "resnet8",
     "svhn_cnn",
     "tiniest",
@@ -132,10 +131,6 @@ class MobileNetV1(Backbone):
         return x
 
 
-def mobilenet_v1(width=1.0, num_classes=1001):
-    return MobileNetV1(width, num_classes)
-
-
 # --------------------------------------------------------------------------- MobileNet EdgeTPU
 class FusedBottleneck(nn.Module):
     """Full k x k expansion convolution, then linear 1x1 projection."""
@@ -202,10 +197,6 @@ class MobileNetEdgeTPU075(Backbone):
         return F.relu(self.conv_head(self.blocks(self.stem_project(F.relu(self.stem(x))))))
 
 
-def mobilenet_edgetpu_075(num_classes=1001):
-    return MobileNetEdgeTPU075(num_classes)
-
-
 # --------------------------------------------------------------------------- CIFAR ResNet-n
 class CifarBlock(nn.Module):
     def __init__(self, cin, cout, stride):
@@ -245,10 +236,6 @@ class CifarResNet(Backbone):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-def cifar_resnet(depth=20, num_classes=10):
-    return CifarResNet(depth, num_classes)
-
-
 # --------------------------------------------------------------------------- ResNet8 (MLPerf Tiny)
 class FoldedBlock(nn.Module):
     """Basic block with folded normalization, TF padding and an optional 1x1 shortcut."""
@@ -276,10 +263,6 @@ class ResNet8(Backbone):
 
     def forward_features(self, x):
         return self.stack3(self.stack2(self.stack1(F.relu(self.stem(x)))))
-
-
-def resnet8(num_classes=10):
-    return ResNet8(num_classes)
 
 
 # --------------------------------------------------------------------------- Tiniest
@@ -329,10 +312,6 @@ class Tiniest(Backbone):
     def forward_features(self, x):
         x = self.stage1(self.norm1(self.conv1(x)))
         return self.stage2(self.norm2(self.down(x)))
-
-
-def tiniest(num_classes=10):
-    return Tiniest(num_classes)
 
 
 # --------------------------------------------------------------------------- open_nsfw
@@ -385,10 +364,6 @@ class OpenNSFW(Backbone):
         return x
 
 
-def open_nsfw(num_classes=2):
-    return OpenNSFW(num_classes)
-
-
 # --------------------------------------------------------------------------- dlib face ResNet-29
 class DlibBlock(nn.Module):
     """dlib residual block; the down variant halves with an unpadded stride-2 convolution and an
@@ -436,42 +411,6 @@ class DlibFaceResNet29(Backbone):
         return self.blocks(F.max_pool2d(F.relu(self.stem(x)), 3, 2))
 
 
-def dlib_face_resnet29(num_classes=0):
-    return DlibFaceResNet29(num_classes)
-
-
-# --------------------------------------------------------------------------- fine-tuning folded checkpoints
-@torch.no_grad()
-def recalibrate_folded_bn(model, batches):
-    """Give identity BatchNorm layers (folded checkpoints) the statistics of ``batches``.
-
-    With identity statistics train() would normalize activations that were never meant to be
-    normalized. This measures each layer's input mean and variance in eval mode, stores them as
-    running statistics and sets weight/bias so that the eval-mode function stays the same.
-    """
-    layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    stats = {m: [0, 0.0, 0.0] for m in layers}
-
-    def hook(m, inp):
-        v = inp[0].double().transpose(0, 1).flatten(1)
-        s = stats[m]
-        s[0] += v.shape[1]
-        s[1] = s[1] + v.sum(1)
-        s[2] = s[2] + (v * v).sum(1)
-
-    handles = [m.register_forward_pre_hook(hook) for m in layers]
-    was_training = model.training
-    model.eval()
-    for x in batches:
-        model(x)
-    for h in handles:
-        h.remove()
-    for m, (n, s1, s2) in stats.items():
-        scale = m.weight.double() / (m.running_var.double() + m.eps).sqrt()
-        shift = m.bias.double() - scale * m.running_mean.double()
-        mean, var = s1 / n, (s2 / n - (s1 / n) ** 2).clamp_min(1e-8)
-        m.running_mean.copy_(mean)
-        m.running_var.copy_(var)
-        m.weight.copy_(scale * (var + m.eps).sqrt())
-        m.bias.copy_(shift + scale * mean)
-    return model.train(was_training)
+# names of the zoo and of the cards
+mobilenet_v1, mobilenet_edgetpu_075, cifar_resnet, resnet8 = MobileNetV1, MobileNetEdgeTPU075, CifarResNet, ResNet8
+tiniest, open_nsfw, dlib_face_resnet29 = Tiniest, OpenNSFW, DlibFaceResNet29

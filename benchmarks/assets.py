@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 
 
-def assets_folder(holding: str) -> Path | None:
-    """The folder that ``SELECTOR_ASSETS`` names; None, with a word on stderr, when it names none.
+def assets_folder(holding: str) -> Path:
+    """The folder that ``SELECTOR_ASSETS`` names; the program ends, with a word on stderr, when it names none.
 
     Args:
         holding: what is needed of it, for the message.
     """
     named = os.environ.get("SELECTOR_ASSETS")
     if not named:
-        print(f"SELECTOR_ASSETS is not set: it names the folder with {holding}. Nothing was done.", file=sys.stderr)
-        return None
+        sys.exit(f"SELECTOR_ASSETS is not set: it names the folder with {holding}. Nothing was done.")
     return Path(named)

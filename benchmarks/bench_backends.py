@@ -10,7 +10,6 @@ naive of ``results/bench_extract_models.csv``, which were measured on one; their
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench_extract import RESULTS, chosen_models, lay_out
-from benchmarks.rows import read_rows, write_rows
+from benchmarks.rows import options, read_rows, write_rows
 from selector import sources
 from selector.core.system import cpu_kind, versions
 from selector.data import load_target
@@ -45,11 +44,8 @@ TABLE = Path(backend_table.__file__).with_suffix(".csv")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the networks that have no row of this kind of processor, then make the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two networks: does it run?")
+    parser = options(__doc__, RESULTS / "backends.csv", "two networks: does it run?")
     parser.add_argument("--models", default=None, help="globs on names, separated by commas")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "backends.csv")
     parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args(argv)
     rows = read_rows(args.out)
@@ -73,12 +69,8 @@ def _measured(spec: ModelSpec, photos: Path, folder: Path) -> dict[str, Any]:
     items = (target.items, target.hashes, target.names)
     opened, _ = open_pixels_many(*items, [encoder.image_preprocess], folder=folder / "pixels")
     (pixels,) = opened.values()
-    row: dict[str, Any] = {
-        "cpu": cpu_kind(),
-        "model": spec.name,
-        "family": family_of(encoder.module),
-        "source": "batches",
-    }
+    family = family_of(encoder.module)
+    row: dict[str, Any] = {"cpu": cpu_kind(), "model": spec.name, "family": family, "source": "batches"}
     found = {}
     for backend, precision in WAYS:
         started = time.process_time()  # other programs on the machine do not count

@@ -48,7 +48,7 @@ import torch
 from PIL import Image
 
 import selector
-from benchmarks.rows import commit, read_rows, write_rows
+from benchmarks.rows import commit, options, read_rows, write_rows
 from selector import sources
 from selector.core.contracts import Progress, no_progress
 from selector.core.system import versions
@@ -83,19 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     stages: dict[str, Callable[[Bench], None]] = {
         "cold": cold, "small": small, "naive": naive, "second": second, "torch": without_openvino, "alone": alone, "known": known,
     }  # fmt: skip
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(
+        __doc__, RESULTS, "few images and models: does it run?"
+    )  # --out is the folder of the two CSV files
     parser.add_argument("stages", nargs="*", help=", ".join(stages))
-    parser.add_argument("--quick", action="store_true", help="few images and models: does it run?")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--cold-images", type=int, default=2000)
     parser.add_argument("--small-images", type=int, default=500)
     parser.add_argument("--naive-images", type=int, default=256)
     parser.add_argument("--models", default=None, help="globs on names, separated by commas")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--work", type=Path, default=None, help="folder for photos and stores; a temporary one if not given"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the two CSV files")
     args = parser.parse_args(argv)
     if unknown := [stage for stage in args.stages if stage not in stages]:
         parser.error(f"unknown stage {unknown[0]}; known: {', '.join(stages)}")
@@ -111,9 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(line)
             return 0
         for stage in args.stages or stages:  # each in a process of its own: its memory and libraries are its own
-            options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items()
+            given = [f"--{name.replace('_', '-')}={value}" for name, value in vars(args).items()
                        if name not in ("stages", "quick") and value is not None]  # fmt: skip
-            subprocess.run([sys.executable, "-m", "benchmarks.bench_extract", stage, *options], check=True)
+            subprocess.run([sys.executable, "-m", "benchmarks.bench_extract", stage, *given], check=True)
     return 0
 
 
@@ -135,14 +134,8 @@ class Bench:
         told = {**versions(), "commit": commit(), "load_average": round(os.getloadavg()[0], 1)}
         shared = {key: told.get(key, "") for key in STAGE_COLUMNS if key in told}
         per_1000 = 1000 * whole["total_s"] / whole["images"] if whole.get("images") else ""
-        row = {
-            "stage": stage,
-            "models": len(self.models),
-            "seconds_1000": per_1000,
-            "probe_s": probe(),
-            **shared,
-            **whole,
-        }
+        own = {"stage": stage, "models": len(self.models), "seconds_1000": per_1000, "probe_s": probe()}
+        row = {**own, **shared, **whole}
         self._write("stage", STAGE_COLUMNS, stage, [row])
         self._write("model", MODEL_COLUMNS, stage, [{"stage": stage, **model} for model in models])
         print({k: _short(v) for k, v in row.items() if v != ""}, file=sys.stderr, flush=True)
@@ -332,15 +325,9 @@ def _scan(bench: Bench, stage: str, photos: Path, store: Path, images: int) -> N
     before = probe()
     with memory.watched():
         ranking = selector.rank(
-            photos,
-            zoo=bench.models,
-            store=store,
-            prune="never",
-            proxies=["knn"],
-            intervals=False,
-            measure_cost="never",
+            photos, zoo=bench.models, store=store, prune="never", proxies=["knn"], intervals=False, measure_cost="never",
             progress=steps,
-        )
+        )  # fmt: skip
     rows = [
         {
             "model": model.name, "images": images, "seconds": model.extract_seconds, "setup_s": steps.of("setup", model.name),

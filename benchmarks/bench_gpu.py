@@ -9,7 +9,6 @@ random weights, images are drawn here.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 import selector
-from benchmarks.rows import write_rows
+from benchmarks.rows import options, write_rows
 from selector import sources
 from selector.core.contracts import Encoder
 from selector.core.preprocess import Preprocess
@@ -78,21 +77,14 @@ class Bench:
     def runner(self, precision: str = "float32", device: str | None = None) -> tuple[Runner, np.ndarray]:
         encoder = self.encoder()
         pixels = self.pixels(encoder)
-        asked: dict[str, Any] = {
-            "precision": precision,
-            "backend": "eager",
-            "sample": pixels,
-            "rows_expected": len(pixels),
-        }
-        return open_runner(encoder, device=device or self.device, **asked), pixels
+        asked: dict[str, Any] = {"precision": precision, "sample": pixels, "rows_expected": len(pixels)}
+        return open_runner(encoder, device=device or self.device, backend="eager", **asked), pixels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks, write the table, print what failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_gpu", description=__doc__)
+    parser = options(__doc__, OUT, "small networks: does it run?")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="small networks: does it run?")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
     device = resolve_device(args.device)
@@ -247,25 +239,16 @@ class _Memory:
         return self.images[indices]
 
 
-def _ours(
-    module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings, augment: bool
-) -> float:
+def _ours(module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings) -> float:
     begun = time.process_time()
     learner = HeadLearner(module, nn.functional.cross_entropy)
-    feed = Feed(
-        pixels,
-        lambda images: normalize(images, preprocess),
-        lambda items: list(labels[items]),
-        augmented if augment else None,
-    )
+    feed = Feed(pixels, lambda images: normalize(images, preprocess), lambda items: list(labels[items]), augmented)
     groups = [Group(tuple(name for name, _ in learner.named_parameters()))]
     train(learner, groups, feed, np.arange(len(labels)), settings)
     return time.process_time() - begun
 
 
-def _bare(
-    module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings, augment: bool
-) -> float:
+def _bare(module: nn.Module, pixels: _Memory, labels: np.ndarray, preprocess: Preprocess, settings: Settings) -> float:
     """The shortest loop that does the same: same layout, precision, clipping, optimizer, batch-norm mode."""
     begun = time.process_time()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -280,9 +263,7 @@ def _bare(
     targets = torch.from_numpy(labels)
     for step in range(settings.steps):
         rows = np.arange(step * 32, step * 32 + 32) % len(labels)
-        images = torch.from_numpy(pixels.batch(rows))
-        if augment:
-            images, _ = augmented(images, [None] * len(images))
+        images, _ = augmented(torch.from_numpy(pixels.batch(rows)), [None] * len(rows))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
             loss = nn.functional.cross_entropy(module(normalize(images, preprocess)), targets[rows])
         optimizer.zero_grad()
@@ -302,9 +283,7 @@ def training_rate(bench: Bench) -> dict[str, Any]:
     memory, labels = _Memory(64, 64), np.arange(64) % 10
     settings = Settings(2, 32, 1e-4, "sgd", device=bench.device, bf16=bench.on_gpu)
     preprocess = Preprocess(input_size=(3, 64, 64))
-    ours, bare = (
-        min(run(module, memory, labels, preprocess, settings, True) for _ in range(2)) for run in (_ours, _bare)
-    )
+    ours, bare = (min(run(module, memory, labels, preprocess, settings) for _ in range(2)) for run in (_ours, _bare))
     return {"bare_over_ours": round(bare / ours, 3)}
 
 
@@ -339,21 +318,12 @@ def two_devices(bench: Bench) -> dict[str, Any]:
     )
 
 
-def _scan(bench: Bench, target: Any, **options: Any) -> dict[str, Any]:
-    training = {"top_k": 1, "max_steps": STEPS, "resolution": 64} if options.setdefault("confirm", True) else {}
+def _scan(bench: Bench, target: Any, **asked: Any) -> dict[str, Any]:
+    training = {"top_k": 1, "max_steps": STEPS, "resolution": 64} if asked.setdefault("confirm", True) else {}
     begun = time.perf_counter()
-    ranking = selector.rank(
-        target,
-        **{
-            "zoo": [ModelSpec(name="tiny", source="timm:test_resnet", weights="none")],
-            "history": False,
-            **training,
-            **options,
-        },
-        device=bench.device,
-        store=bench.folder / "store",
-        out=bench.folder / "run",
-    )
+    places = {"device": bench.device, "store": bench.folder / "store", "out": bench.folder / "run"}
+    zoo = [ModelSpec(name="tiny", source="timm:test_resnet", weights="none")]
+    ranking = selector.rank(target, zoo=zoo, history=False, **training, **asked, **places)
     (model,) = ranking
     assert model.status == "ok", model.reason
     return {"seconds": round(time.perf_counter() - begun, 1)}

@@ -12,7 +12,6 @@ better) and ``easy`` (nearly everything is right).
 
 from __future__ import annotations
 
-import argparse
 import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import write_rows
+from benchmarks.rows import options, write_rows
 from selector import tasks
 from selector.core.task import Stats
 from selector.tasks.detection.box_predictions import DetectionStats, match
@@ -201,12 +200,9 @@ def _tagging_metric(metric: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few draws: does it run?")
+    parser = options(__doc__, RESULTS / "intervals.csv", "few draws: does it run?")
     parser.add_argument("--tasks", default="*", help="glob on names of tasks")
     parser.add_argument("--draws", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "intervals.csv")
     args = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
     for task, (make, metrics) in MAKERS.items():
@@ -216,14 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             pair = make(quality, np.random.default_rng((args.seed, zlib.crc32(f"{task} {case}".encode()))))
             for metric in metrics:
                 for count in COUNTS[:2] if args.quick else COUNTS:
-                    draws = (
-                        20
-                        if args.quick
-                        else args.draws
-                        if task != "detection"
-                        else min(args.draws, 20_000 // count, 300)
-                    )
-                    row = measure(pair, task, metric, count, draws, args.seed)
+                    most = min(20_000 // count, 300) if task == "detection" else args.draws
+                    row = measure(pair, task, metric, count, 20 if args.quick else min(args.draws, most), args.seed)
                     rows.append({"task": task, "metric": metric, "case": case, "items": count, **row})
                     print(*rows[-1].values(), flush=True)
     write_rows(args.out, rows)

@@ -10,7 +10,6 @@ other work shares the machine. Aims: driver 5 ms per model; report 3 MB and ``ru
 
 from __future__ import annotations
 
-import argparse
 import cProfile
 import os
 import sys
@@ -24,7 +23,7 @@ from unittest import mock
 import numpy as np
 
 import selector
-from benchmarks.rows import facts, read_rows, write_rows
+from benchmarks.rows import facts, options, read_rows, write_rows
 from selector.extract.job import versioned, wanted_of
 from selector.ranking.history import History
 from selector.report.html import render_report
@@ -41,12 +40,9 @@ ITEMS, WIDTH, CLASSES = 120, 32, 4
 
 def main(argv: Sequence[str] | None = None) -> int:
     """A row a step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, OUT, "fewer models")
     parser.add_argument("--models", type=int, default=1500)
-    parser.add_argument("--quick", action="store_true", help="fewer models")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", type=Path, help="file for the profile of the first scan")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     rows = read_rows(args.out)
     about = facts("python", "timm", "selector", "cpu")
@@ -56,14 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         target = images(args.seed)
         specs = models(60 if args.quick else args.models)
         fill(FeatureStore(folder / "store"), target, specs, args.seed)
-        options: dict[str, Any] = {
+        asked: dict[str, Any] = {
             "zoo": specs, "store": folder / "store", "measure_cost": "never", "history": History(folder / "history"),
             "device": "cpu", "precision": "float32", "backend": "eager",
         }  # fmt: skip
         found: dict[str, Any] = {}
 
         def scan(out: str) -> Any:
-            found["ranking"] = selector.rank(target, out=folder / out, **options)
+            found["ranking"] = selector.rank(target, out=folder / out, **asked)
             return (folder / out / "run.json").read_text(encoding="utf-8")
 
         steps: dict[str, Callable[[], Any]] = {

@@ -35,12 +35,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from benchmarks.rows import commit, read_rows, write_rows
+from benchmarks.rows import commit, options, other_programs, read_rows, write_rows
 from selector.core.system import cpu_model
 
 HERE = Path(__file__).resolve().parent
@@ -49,6 +49,7 @@ FIELDS = (
     "case", "size", "n", "d", "c", "threads", "subject_cpu_s", "subject_wall_s", "baseline", "baseline_cpu_s", "baseline_wall_s",
     "ratio", "target", "busy_ratio", "extra_mib", "value", "baseline_value", "repeats", "status", "device", "commit", "versions",
 )  # fmt: skip
+SHOWN = ("case", "size", "threads", "ratio", "target", "busy_ratio", "extra_mib", "status")
 ONE_PASS = ("logme", "hscore", "lda", "ridge", "fisher")
 # case -> (baseline, target ratio at L with one thread; probe: at M)
 CASES: dict[str, tuple[str, float | None]] = {
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads = [1] if arguments.quick else [int(t) for t in arguments.threads.split(",")]
     repeats = 2 if arguments.quick else arguments.repeats
     chosen = arguments.cases.split(",") if arguments.cases else list(CASES)
-    out = Path(arguments.out) / f"bench_proxies{'_' + arguments.device if arguments.device else ''}.csv"
+    out = arguments.out / f"bench_proxies{'_' + arguments.device if arguments.device else ''}.csv"
     rows = {(row["case"], row["size"], row["threads"]): row for row in read_rows(out)}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -96,33 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                         continue
                     if (size == "W") != (case in WIDE):
                         continue
-                    spec = {
-                        **data,
-                        "case": case,
-                        "threads": count,
-                        "logme_file": arguments.logme,
-                        "device": arguments.device,
-                    }
-                    spec["repeats"] = 1 if size == "W" or (size == "L" and case in SLOW_AT_L) else repeats
-                    row = _run(spec, arguments.limit)
-                    rows[case, size, str(count)] = row
-                    print(
-                        {
-                            k: row[k]
-                            for k in ("case", "size", "threads", "ratio", "target", "busy_ratio", "extra_mib", "status")
-                        },
-                        flush=True,
-                    )
+                    turns = 1 if size == "W" or (size == "L" and case in SLOW_AT_L) else repeats
+                    asked = {"case": case, "threads": count, "logme_file": arguments.logme, "device": arguments.device}
+                    row = rows[case, size, str(count)] = _run({**data, **asked, "repeats": turns}, arguments.limit)
+                    print({k: row[k] for k in SHOWN}, flush=True)
                     write_rows(out, list(rows.values()), FIELDS)
     print(f"wrote {out}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="size S, two repeats, one thread")
-    parser.add_argument("--out", default=str(HERE / "results"))
-    parser.add_argument("--seed", type=int, default=0, help="of the folds; the rows are fixed")
+    parser = options(__doc__, HERE / "results", "size S, two repeats, one thread")
     parser.add_argument("--sizes", default="S,M,K,L,W")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--repeats", type=int, default=5)
@@ -137,26 +122,24 @@ def _parser() -> argparse.ArgumentParser:
 def _make(size: str, folder: Path) -> dict[str, Any]:
     import numpy as np
 
-    spec = importlib.util.spec_from_file_location("reference_features", REFERENCE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    features, labels = module.sized("M" if size == "K" else size)
+    features, labels = _module_of(REFERENCE).sized("M" if size == "K" else size)
     if size == "K":
         features, labels = features[:1200], labels[:1200]
     path = folder / f"{size}.f32"
     features.tofile(path)
     np.save(folder / f"{size}.npy", labels)
     n, d = features.shape
-    return {
-        "size": size,
-        "n": n,
-        "d": d,
-        "c": int(labels.max()) + 1,
-        "rows": str(path),
-        "labels": str(folder / f"{size}.npy"),
-    }
+    places = {"rows": str(path), "labels": str(folder / f"{size}.npy")}
+    return {"size": size, "n": n, "d": d, "c": int(labels.max()) + 1, **places}
+
+
+def _module_of(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _run(spec: dict[str, Any], limit: float) -> dict[str, Any]:
@@ -255,7 +238,7 @@ def _child(spec: dict[str, Any]) -> int:
         found: dict[str, list[float]] = {"quiet": [], "busy": []}
         for _ in range(spec["repeats"]):
             for state in found:
-                with _other_program(state == "busy"):
+                with other_programs((os.cpu_count() or 1) * (state == "busy")):
                     wall = time.perf_counter()
                     subject()
                     found[state].append(time.perf_counter() - wall)
@@ -278,20 +261,6 @@ def _child(spec: dict[str, Any]) -> int:
     return 0
 
 
-@contextmanager
-def _other_program(runs: bool) -> Iterator[None]:
-    """A process that never rests on every core, where asked for."""
-    command = [sys.executable, "-c", "while True: pass"]
-    others = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)] if runs else []
-    time.sleep(0.5 if runs else 0)
-    try:
-        yield
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
-
-
 def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float]:
     from selector import proxies
     from selector.features import FeatureSet
@@ -306,11 +275,7 @@ def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float
     if case == "logme-file":
         if not spec["logme_file"]:
             raise SystemExit("no --logme PATH given")
-        found = importlib.util.spec_from_file_location("other_logme", spec["logme_file"])
-        assert found is not None
-        assert found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
+        module = _module_of(Path(spec["logme_file"]))
         return lambda: float(module.LogME(regression=False).fit(rows.copy(), labels))
 
     if case == "loo-ridge":
@@ -322,13 +287,8 @@ def _subject(spec: dict[str, Any], rows: Any, labels: Any) -> Callable[[], float
 
     def run() -> float:
         features = FeatureSet(rows, labels, device=spec["device"])
-        names = (
-            ONE_PASS
-            if case == "five"
-            else proxies.DEFAULT_PROXIES
-            if case == "defaults"
-            else (case.removesuffix(INTERVAL),)
-        )
+        several = {"five": ONE_PASS, "defaults": proxies.DEFAULT_PROXIES}
+        names = several.get(case, (case.removesuffix(INTERVAL),))
         values = [proxies.evaluate(features, name, intervals=case.endswith(INTERVAL)).value for name in names]
         return values[0]
 
@@ -414,15 +374,12 @@ def _device_floor(rows: Any, labels: Any, classes: int, device: str) -> Callable
 
 
 def _versions() -> str:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import distributions
 
-    names = []
-    for name in ("numpy", "scipy", "scikit-learn", "faiss-cpu", "torch", "transformer-ranker"):
-        try:
-            names.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return "; ".join([f"python {platform.python_version()}", *names])
+    names = ("numpy", "scipy", "scikit-learn", "faiss-cpu", "torch", "transformer-ranker")
+    installed = {dist.name.lower().replace("_", "-"): dist.version for dist in distributions()}
+    told = [f"{name} {installed[name]}" for name in names if name in installed]
+    return "; ".join([f"python {platform.python_version()}", *told])
 
 
 if __name__ == "__main__":

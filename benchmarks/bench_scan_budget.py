@@ -13,7 +13,6 @@ its accuracy.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import selector
-from benchmarks.rows import facts, markdown_lines, read_rows, write_rows
+from benchmarks.rows import facts, markdown_lines, options, read_rows, write_rows
 from selector.core.contracts import Target
 from selector.data import load_target, subsample
 from selector.demo import photos as textile_folder
@@ -48,15 +47,12 @@ COLUMNS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is missing, write it, print the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, OUT, "one set and one seed")  # --seed is the first
     parser.add_argument("--store", required=True, help="feature store with rows of the sets")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS)
     parser.add_argument("--items", type=int, default=800, help="of a set, that are extracted")
     parser.add_argument("--seeds", type=int, default=3, help="subsamples of four fifths of them")
-    parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--extract", action="store_true", help="bring the rows into the store, nothing else")
-    parser.add_argument("--quick", action="store_true", help="one set and one seed")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     if args.quick:
         args.sets, args.seeds = args.sets[:1], 1

@@ -10,14 +10,11 @@ on one core beside it, or other programs; ``load_average`` that of the last minu
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ import torch
 
 import selector
 from benchmarks.assets import assets_folder
-from benchmarks.rows import facts, one_thread_count, read_rows, write_rows
+from benchmarks.rows import facts, one_thread_count, options, other_programs, read_rows, write_rows
 from benchmarks.suite.image_sets import WITHOUT_SPLIT, decode
 
 OUT = Path(__file__).parent / "results"
@@ -55,15 +52,13 @@ TASKS: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_task_budgets", description=__doc__)
+    parser = options(__doc__, OUT)
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--budget", type=float, default=120.0, help="seconds")
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
-    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--work", type=Path, help="folder of the store; else a temporary one")
     args = parser.parse_args(argv)
-    if (assets := assets_folder("data/ and text/")) is None:
-        return 2
+    assets = assets_folder("data/ and text/")
     one_thread_count()
     table = args.out / "task_budgets.csv"
     for task, load in itertools.product(args.tasks, args.loads):
@@ -80,12 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measured(task: str, budget: float, load: str, assets: Path, work: Path, folder: Path) -> dict[str, Any]:
     models, described = TASKS[task]
-    options: dict[str, Any] = {"models": models, "store": work / task, "seed": 0, **described(assets)}
-    target = options.pop("target")
-    ranking = None if task == "adaptation" else selector.rank(target, out=folder / "run", **options)
-    with other_program(load == "busy"):
+    asked: dict[str, Any] = {"models": models, "store": work / task, "seed": 0, **described(assets)}
+    target = asked.pop("target")
+    ranking = None if task == "adaptation" else selector.rank(target, out=folder / "run", **asked)
+    with other_programs(load == "busy"):
         if ranking is None:
-            result = selector.rank(target, out=folder / "run", confirm=True, budget=budget, **options)
+            result = selector.rank(target, out=folder / "run", confirm=True, budget=budget, **asked)
         else:
             result = selector.confirm(ranking, budget=budget, top_k=2)
         average = os.getloadavg()[0]
@@ -106,18 +101,6 @@ def _digits() -> Any:
     """scikit-learn's handwritten digits, as images with labels that only the last figure is read from."""
     raw, labels = WITHOUT_SPLIT["digits"]()
     return np.stack([np.asarray(decode(one)) for one in raw]), labels
-
-
-@contextmanager
-def other_program(wanted: bool) -> Iterator[None]:
-    """A loop on one core that does nothing but run, while the block runs."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
-    try:
-        yield
-    finally:
-        if other is not None:
-            other.kill()
-            other.wait()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ nothing before has; ``da_tables.py`` makes the tables from the rows. Rows that t
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +22,7 @@ import torch
 import selector
 from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
-from benchmarks.rows import read_rows
+from benchmarks.rows import options, read_rows, write_rows
 from selector import sources
 from selector.core.contracts import Target, no_progress
 from selector.core.system import versions
@@ -61,18 +59,13 @@ FIELDS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, RESULTS, "two encoders, 300 items a domain")
     parser.add_argument("--pairs", default=",".join(da_pairs.NAMES))
     parser.add_argument("--models", default=None, help="encoders; those of the pair's modality when not given")
     parser.add_argument("--zoo", default=None, help="a zoo file; that of the assets, for texts the shipped one")
     parser.add_argument("--items", type=int, default=None, help="of each part of a pair at most")
-    parser.add_argument("--quick", action="store_true", help="two encoders, 300 items a domain")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     assets = assets_folder("pairs of domains and encoders")
-    if assets is None:
-        return 0
     for name in args.pairs.split(","):
         texts = name in da_pairs.TEXTS
         usual = TEXT_ENCODERS if texts else ENCODERS
@@ -83,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         pair = da_pairs.load(name, assets)
         for model, found in pair_rows(pair, models, zoo, args.seed, 300 if args.quick else args.items, done):
-            append_rows(args.out, found, FIELDS)
+            told = [{k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in found]
+            write_rows(args.out, [*read_rows(args.out), *told], FIELDS)
             print(name, model, [f"{row['strategy']} {row['accuracy']:.3f}" for row in found], flush=True)
     return 0
 
@@ -190,17 +184,6 @@ def _keep_predictions(pair: str, made: Any, labels: np.ndarray) -> None:
         KEPT / f"{pair}.npz", keys=[" ".join(key) for key in made], labels=labels, merits=combined_ranks(values),
         probabilities=np.stack([adapted.view.target for adapted, _ in made.values()]).astype(np.float32),
     )  # fmt: skip
-
-
-def append_rows(path: Path, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
-    """Append rows; values outside of ``fields`` are an error."""
-    new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fields, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
-import csv
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,7 @@ from scipy.stats import spearmanr
 
 from benchmarks import da_pairs
 from benchmarks.da import DETAILS, RESULTS, STRATEGIES, VALIDATORS
-from benchmarks.rows import read_rows
+from benchmarks.rows import options, read_rows, write_rows
 from selector.tuning.labeling import Labeling
 from selector.tuning.model_selection import BEYOND, COMBINED, SOURCE_ONLY, agreement_of, combined_ranks, decided, suited
 
@@ -33,10 +31,9 @@ Row = dict[str, str]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__, TABLES)
     parser.add_argument("--rows", type=Path, default=RESULTS)
     parser.add_argument("--labels", type=Path, default=None)
-    parser.add_argument("--out", type=Path, default=TABLES)
     args = parser.parse_args(argv)
     rows = read_rows(args.rows)
     pairs = list(dict.fromkeys(row["pair"] for row in rows))
@@ -61,10 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found += _rules_of_other_pairs(
         {p: [row for row in rows if row["pair"] == p] for p in pairs if p not in da_pairs.TEXTS}
     )
-    with args.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("table", "pair", "name", "value"))
-        writer.writerows((table, pair, name, f"{value:.4g}") for table, pair, name, value in found)
+    columns = ("table", "pair", "name", "value")
+    write_rows(args.out, [dict(zip(columns, (*line[:3], f"{line[3]:.4g}"), strict=True)) for line in found])
     for table in dict.fromkeys(line[0] for line in found):
         names = dict.fromkeys(line[2] for line in found if line[0] == table)
         print(f"\n{table}: mean over pairs (each pair)")
@@ -94,11 +89,9 @@ def _measures(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float
         score = _of(own, name)
         found.append(("measures, Spearman", pair, name, float(spearmanr(score, accuracy).statistic)))
         found.append(("measures, regret in points", pair, name, _regret(score, accuracy)))
-    error = np.abs(_of(own, "target_accuracy_predicted") - accuracy).mean()
-    return [
-        *found,
-        ("prediction, mean absolute error in points", pair, "target_accuracy_predicted", 100 * float(error)),
-    ]
+    name = "target_accuracy_predicted"
+    error = 100 * float(np.abs(_of(own, name) - accuracy).mean())
+    return [*found, ("prediction, mean absolute error in points", pair, name, error)]
 
 
 def _prediction(rows: Sequence[Row], pairs: Sequence[str]) -> list[tuple[str, str, str, float]]:
@@ -160,22 +153,13 @@ def _choice(pair: str, rows: Sequence[Row]) -> list[tuple[str, str, str, float]]
     handed = accuracy[keys.index(name)]
     source_only = accuracy[keys.index((name[0], "source-only"))]
     by_validators, _ = decided(keys, used, {key: int(row["preferred_by"]) for key, row in zip(keys, rows, strict=True)})
+    safest, alone = _of(_safe(rows), "accuracy").max(), accuracy[keys.index(by_validators)]
     return [
         *found,
         ("choice", pair, "regret in points", 100 * float(accuracy.max() - handed)),
         ("choice", pair, "below source-only of its model, points", 100 * float(source_only - handed)),
-        (
-            "choice",
-            pair,
-            "below the best source-only, points",
-            100 * float(_of(_safe(rows), "accuracy").max() - handed),
-        ),
-        (
-            "choice",
-            pair,
-            "regret in points, validators alone",
-            100 * float(accuracy.max() - accuracy[keys.index(by_validators)]),
-        ),
+        ("choice", pair, "below the best source-only, points", 100 * float(safest - handed)),
+        ("choice", pair, "regret in points, validators alone", 100 * float(accuracy.max() - alone)),
         ("choice", pair, "agreement of validators", agreement_of(used)),
         ("choice", pair, "best in the pool", float(accuracy.max())),
         ("choice", pair, "selected", float(handed)),

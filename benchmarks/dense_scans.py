@@ -15,7 +15,6 @@ dense bytes those of all maps of all models in float32. Rows ``scan at COMMIT`` 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +33,7 @@ from sklearn.preprocessing import StandardScaler
 
 import selector
 from benchmarks.assets import assets_folder
-from benchmarks.rows import hardware, processor_seconds, read_rows, write_rows
+from benchmarks.rows import hardware, options, processor_seconds, read_rows, write_rows
 from selector import sources
 from selector.core.contracts import LabelKind, Target
 from selector.core.table import RowPlan
@@ -58,17 +57,13 @@ COLUMNS = ("set", "what", "model", "points", "rows", "pictures", "seconds", "pas
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dense_scans", description=__doc__)
+    parser = options(__doc__, OUT, "two models")
     parser.add_argument("--set", choices=("camvid", "bccd"), required=True)
     parser.add_argument("--scan", action="store_true", help="the scan")
     parser.add_argument("--loop", action="store_true", help="the loop over the models that have no row yet")
     parser.add_argument("--points", type=int, help="of the loop, an image; as the scan when left out")
-    parser.add_argument("--quick", action="store_true", help="two models")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args(argv)
     assets = assets_folder("data/ and models/")
-    if assets is None:
-        return 2
     torch.set_num_threads(1)
     target = load_target(assets / "data" / args.set)
     chosen = EIGHT[:2] if args.quick else EIGHT

@@ -6,7 +6,6 @@ is what the process that made it held plus what it foretold. The gate of the dry
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import write_rows
+from benchmarks.rows import options, write_rows
 
 MODELS = (
     *("timm:resnet18", "timm:mobilenetv3_large_100", "timm:tf_efficientnet_lite0", "timm:vit_small_patch16_224"),
@@ -35,9 +34,7 @@ ITEMS, CLASSES, STEPS = 60, 3, 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/memory_fit.csv"))
-    parser.add_argument("--quick", action="store_true", help="two small models")
+    parser = options(__doc__, Path("benchmarks/results/memory_fit.csv"), "two small models")
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "WHAT"), help="in this process, for the parent to measure")
     given = parser.parse_args(argv)
@@ -67,12 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fresh(model: str, what: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory_fit", "--one", model, what],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "benchmarks.memory_fit", "--one", model, what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{model} {what}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -108,15 +101,10 @@ def _plan(pictures: np.ndarray, labels: np.ndarray, asked: dict[str, Any]) -> di
 
     (row,) = selector.plan((pictures, labels), **asked).models
     return {
-        "base": psutil.Process().memory_info().rss,
-        "scan": row["scan_bytes"],
-        "scan_batch": row["scan_batch"],
-        "training": row["training_bytes"],
-        "training_batch": row["training_batch"],
-        "precision": row["training_precision"],
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
+        "base": psutil.Process().memory_info().rss, "scan": row["scan_bytes"], "scan_batch": row["scan_batch"],
+        "training": row["training_bytes"], "training_batch": row["training_batch"],
+        "precision": row["training_precision"], "torch": torch.__version__, "threads": torch.get_num_threads(),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,17 +1,47 @@
-"""Tables of results that are written anew as a whole; ``suite/table.py`` is for those that only grow."""
+"""What scripts share: their options, programs beside what is measured, and tables of results that are written as a whole.
+
+``suite/table.py`` is for tables that only grow.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import csv
 import os
 import platform
 import resource
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selector.core.system import cpu_model, versions
+
+
+def options(doc: str | None, out: Path | None = None, quick: str = "") -> argparse.ArgumentParser:
+    """The options of most scripts: ``--seed``, ``--out``, and ``--quick`` where a help text says what it does."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=out)
+    if quick:
+        parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
+
+
+@contextlib.contextmanager
+def other_programs(count: int) -> Iterator[None]:
+    """So many loops on a core each that do nothing but run, while the block runs."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    time.sleep(0.5 if others else 0)
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

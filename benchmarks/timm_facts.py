@@ -11,11 +11,12 @@ tagged weights (it says in1k of tf_efficientnetv2_l.in21k_ft_in1k); the tag itse
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+
+from benchmarks.rows import options
 
 TABLE = Path(__file__).parents[1] / "selector" / "zoo" / "timm_facts.csv"
 ACCURACIES = {
@@ -48,9 +49,8 @@ def joined(folder: Path) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, TABLE)
     parser.add_argument("results", type=Path, help="folder results/ of a checkout of pytorch-image-models")
-    parser.add_argument("--out", type=Path, default=TABLE)
     args = parser.parse_args(argv)
     table = joined(args.results)
     table.to_csv(args.out, index=False)

@@ -12,7 +12,6 @@ With ``--pack`` it only writes the tables whose networks a zoo can name into the
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import re
@@ -29,7 +28,7 @@ import selector
 from benchmarks.reproduce import static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, Check, check_figure, copied_columns
 from benchmarks.reproduce.checks import impossible_hscores as impossible
-from benchmarks.rows import markdown_lines, write_rows
+from benchmarks.rows import markdown_lines, options, write_rows
 from selector.ranking.agreement import weighted_tau
 from selector.ranking.history import Result
 from selector.ranking.prior import ModelFacts, static_prior
@@ -59,13 +58,8 @@ Row = dict[str, object]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compute, write and print where the results are."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reproduce.published", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--out", type=Path, default=OUT, help="folder of the results")
+    parser = options(__doc__, OUT, "20 draws")
     parser.add_argument("--draws", type=int, default=200, help="of every resampling")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="20 draws")
     parser.add_argument("--pack", action="store_true", help="write the package's tables, nothing else")
     args = parser.parse_args(argv)
     if args.pack:

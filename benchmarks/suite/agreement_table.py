@@ -9,7 +9,6 @@ with 90% bootstrap intervals) and ``scores_<strategy>.csv`` (every single value)
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from scipy.stats import rankdata
 
 from benchmarks.agreement import Interval, mean_agreement, paired_difference
 from benchmarks.assets import assets_folder
-from benchmarks.rows import write_rows
+from benchmarks.rows import options, write_rows
 from benchmarks.suite import score_cells, suites, table
 from benchmarks.suite.ceiling import SeedNoise, ceiling, chance, seed_noise
 from benchmarks.suite.suites import ByScore, Column, Facts, Scope, Suite
@@ -37,22 +36,18 @@ CEILING = "noise ceiling"  # see the module of that name
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score, compare, print and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.agreement_table", description=__doc__)
+    # no --out: beside the truth
+    parser = options(__doc__, quick="the tables of a quick run, and 50 draws")
     parser.add_argument("--suite", choices=suites.NAMES, default=suites.NAMES[0])
     parser.add_argument("--truth", type=Path, help="the suite's own when left out")
     parser.add_argument("--scores", type=Path, help="the suite's own when left out")
-    parser.add_argument("--out", type=Path, help="folder for the tables; beside the truth when left out")
     parser.add_argument("--strategy", choices=("full", "frozen"), default="full")
     parser.add_argument("--sets", nargs="+", help="complete columns when left out")
     parser.add_argument("--partial", action="store_true", help="take columns that lack encoders as well")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--quick", action="store_true", help="the tables of a quick run, and 50 draws")
     args = parser.parse_args(argv)
     suite = suites.find(args.suite)
     assets = assets_folder(suite.needs)
-    if assets is None:
-        return 2
     facts = suite.encoders(assets)
     path = args.truth or suite.table("ground_truth", args.quick)
     truth = fine_tuned(path, args.strategy)

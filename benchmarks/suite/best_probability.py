@@ -12,7 +12,6 @@ model; the table of its page. ``--freeze`` writes ``selector/ranking/outlook.jso
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import sys
@@ -24,7 +23,7 @@ import numpy as np
 
 import selector
 from benchmarks.assets import assets_folder
-from benchmarks.rows import write_into, write_rows
+from benchmarks.rows import options, write_into, write_rows
 from benchmarks.suite import score_cells, suites
 from benchmarks.suite.agreement_table import fine_tuned
 from selector.core.contracts import Score
@@ -58,13 +57,10 @@ class Dataset:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fit, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.best_probability", description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--freeze", action="store_true", help="write the package's constants as well")
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     assets = assets_folder("models/")
-    if assets is None:
-        return 2
     sets = datasets(assets)
     grid = [Spread(*one) for one in itertools.product(BETWEEN, WITHIN, FREEDOM)]
     found = {name: [cells(one, spread, args.seed) for spread in grid] for name, one in sets.items()}

@@ -21,7 +21,6 @@ other datasets.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.assets import assets_folder
-from benchmarks.rows import write_into, write_rows
+from benchmarks.rows import options, write_into, write_rows
 from benchmarks.suite import best_probability, suites, table
 from benchmarks.suite.best_probability import PAGE, Dataset
 from selector.ranking.outlook import Spread
@@ -96,12 +95,8 @@ Event = tuple[float, float, float]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Replay, print, write, draw."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.regret_curve", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    args = options(__doc__).parse_args(argv)
     assets = assets_folder("models/")
-    if assets is None:
-        return 2
     replays = gathered(assets)
     spreads = left_out_spreads({name: one.data for name, one in replays.items()}, args.seed)
     by_weight = {

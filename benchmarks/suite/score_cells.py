@@ -10,7 +10,6 @@ agreement figures can be made without the features, which are too large to commi
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.assets import assets_folder
+from benchmarks.rows import options
 from benchmarks.suite import suites, table
 from benchmarks.suite.suites import Suite
 from selector.core.contracts import LabelKind
@@ -41,22 +41,18 @@ WITH_ERROR = ("knn", "probe", "logme", "lda")  # whose sampling error is wanted;
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score what is missing, set by set."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.score_cells", description=__doc__)
+    # no --out: the suite's own table, with --quick one in the cache
+    parser = options(__doc__, quick="the few features that a quick ground truth saved")
     suites.add_arguments(parser)
     parser.add_argument("--scores", nargs="+", default=registry.names(), choices=registry.names())
     parser.add_argument("--extract", action="store_true", help="extract features that are not saved; no training")
-    parser.add_argument(
-        "--out", type=Path, help="the table; the suite's own when left out, with --quick one in the cache"
-    )
-    parser.add_argument("--quick", action="store_true", help="the few features that a quick ground truth saved")
-    parser.add_argument("--seed", type=int, default=0, help="of folds and subsamples")
     args = parser.parse_args(argv)
     suite = suites.find(args.suite)
     out = args.out or suite.table("scores", args.quick)
     for set_name in suites.chosen(parser, "sets", args.sets, suite.sets):
         folder = suites.features_folder(args.quick) / set_name
-        if args.extract and not extract(suite, set_name, args.encoders, folder, args.scores, out, args.quick):
-            return 2
+        if args.extract:
+            extract(suite, set_name, args.encoders, folder, args.scores, out, args.quick)
         for file in sorted(folder.glob("*.npz")):
             if not args.encoders or file.stem in args.encoders:
                 score_cell(set_name, file, args.scores, out, args.seed)
@@ -134,23 +130,17 @@ def extract(
     scores: Sequence[str],
     out: Path,
     quick: bool = False,
-) -> bool:
-    """Save the features of a set that are not saved yet and whose cells lack one of the scores; False without the assets."""
+) -> None:
+    """Save the features of a set that are not saved yet and whose cells lack one of the scores."""
     assets = assets_folder(suite.needs)
-    if assets is None:
-        return False
-    missing = [
-        n
-        for n in suite.encoders(assets)
-        if (not names or n in names) and not (folder / f"{n}.npz").exists() and lacking(set_name, n, scores, out)
-    ]
+    asked = [n for n in suite.encoders(assets) if not names or n in names]
+    missing = [n for n in asked if not (folder / f"{n}.npz").exists() and lacking(set_name, n, scores, out)]
     if not missing:
-        return True
+        return
     data = suite.load_set(set_name, assets, *(suite.quick if quick else suite.items))
     for name in missing:
         suites.save_features(folder / f"{name}.npz", data, suite.extract(name, data, assets))
         print(f"extracted {set_name} {name}", flush=True)
-    return True
 
 
 @dataclass(frozen=True)
@@ -204,25 +194,10 @@ def read(path: Path, members: tuple[str, ...] = (), *, earlier: bool = False) ->
             if row[column]:
                 store.setdefault(score, {}).setdefault(set_name, {})[encoder] = float(row[column])
     of_sets = table.whole_rows(labels_table(path))
-    return Scored(
-        values,
-        errors,
-        seconds,
-        missing,
-        {
-            row["set"]: LabelFacts(
-                LabelKind.CLASSES,
-                float(row["chance"]),
-                float(row["entropy"]),
-                float(row["null_logme"]),
-                float(row["overlap"]),
-                members,
-            )
-            for row in of_sets
-        },
-        {row["set"]: int(row["classes"]) for row in of_sets},
-        {row["set"]: int(row["rows"]) for row in of_sets},
-    )
+    columns = ("chance", "entropy", "null_logme", "overlap")
+    facts = {r["set"]: LabelFacts(LabelKind.CLASSES, *(float(r[c]) for c in columns), members) for r in of_sets}
+    classes, counts = ({row["set"]: int(row[column]) for row in of_sets} for column in ("classes", "rows"))
+    return Scored(values, errors, seconds, missing, facts, classes, counts)
 
 
 def say_ignored(path: Path, rows: Mapping[tuple[str, str, str], Mapping[str, str]]) -> None:

@@ -8,7 +8,6 @@ table per target.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from scipy.stats import rankdata
 from benchmarks.agreement import MEASURES as AGREEMENT
 from benchmarks.agreement import mean_agreement
 from benchmarks.assets import assets_folder
-from benchmarks.rows import in_markdown, write_rows
+from benchmarks.rows import in_markdown, options, write_rows
 from benchmarks.suite import encoders, table, text_suite
 from selector.ranking.prior import ModelFacts, static_prior
 
@@ -69,15 +68,12 @@ class Question:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, write, print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tasks.agreement", description=__doc__)
+    parser = options(__doc__, RESULTS / "agreement.csv")
     parser.add_argument("--truth", type=Path, default=RESULTS / "ground_truth.csv")
     parser.add_argument("--scores", type=Path, default=RESULTS / "scores.csv")
-    parser.add_argument("--out", type=Path, default=RESULTS / "agreement.csv")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     args = parser.parse_args(argv)
     assets = assets_folder("models/")
-    if assets is None:
-        return 2
     asked = questions(read(args.truth))
     if not asked:
         print(f"{args.truth} has no column of {FEWEST} encoders yet.", file=sys.stderr)
@@ -224,17 +220,17 @@ def compare(
     return rows
 
 
+def _named(task: str, target: str, order: str, truths: Sequence[Sequence[float]]) -> dict[str, object]:
+    count = round(float(np.mean([len(truth) for truth in truths])), 1)
+    return {"task": task, "target": target, "order": order, "encoders": count}
+
+
 def _row(
     task: str, target: str, label: str, group: Sequence[Question], by_target: Mapping[str, Column], draws: int
 ) -> dict[str, object]:
     x = [list(by_target[q.target].values()) for q in group]
     y = [[q.truth[e] for e in by_target[q.target]] for q in group]
-    row: dict[str, object] = {
-        "task": task,
-        "target": target,
-        "order": label,
-        "encoders": round(float(np.mean([len(v) for v in y])), 1),
-    }
+    row = _named(task, target, label, y)
     for measure in MEASURES:
         found = mean_agreement(x, y, measure, draws=draws, resample="models")
         row |= {measure: found.value, f"{measure}_low": found.low, f"{measure}_high": found.high}
@@ -245,12 +241,7 @@ def _chance(task: str, target: str, group: Sequence[Question]) -> dict[str, obje
     """Mean over random orders; the interval is that of a single draw."""
     rng = np.random.default_rng(0)
     truths = [list(q.truth.values()) for q in group]
-    row: dict[str, object] = {
-        "task": task,
-        "target": target,
-        "order": RANDOM,
-        "encoders": round(float(np.mean([len(t) for t in truths])), 1),
-    }
+    row = _named(task, target, RANDOM, truths)
     for measure in MEASURES:
         drawn = [np.mean([AGREEMENT[measure](rng.permutation(len(t)), t) for t in truths]) for _ in range(ORDERS)]
         low, high = np.quantile(drawn, (0.05, 0.95))
