@@ -7,7 +7,8 @@ P(best) the package's own draws (``ranking.outlook``) give each model, with cons
 datasets, and whether the model is the best of its pool after training (the better of frozen and full, on test).
 ``best_probability.csv``: the reliability diagram, a row a bin, for all datasets, images and texts, with the expected
 calibration error, the mean P(best) of the first and how often it is best; and how often pruning would have removed the best
-model; the table of its page. ``--freeze`` writes ``selector/ranking/outlook.json`` from all datasets.
+model; the table of its page. ``gain_choice.csv``: what is lost by choosing between the frozen and the fully trained network on
+few validation items, by their values and by ``outlook.expected_gain``. ``--freeze`` writes ``selector/ranking/outlook.json`` from all datasets.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.suite import score_cells, suites
 from benchmarks.suite.agreement_table import fine_tuned
 from selector.core.contracts import Score
 from selector.ranking.combination import OUT, combine
-from selector.ranking.outlook import Outlook, Spread, family
+from selector.ranking.outlook import Outlook, Spread, expected_gain, family
 from selector.ranking.prior import static_prior
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "model-against-time.md"
@@ -37,6 +38,7 @@ SUITES = ("images", "held_out", "texts")
 USUAL = ("knn", "probe", "logme")
 BETWEEN, WITHIN, FREEDOM = (0.02, 0.03, 0.045, 0.06, 0.08), (0.008, 0.012, 0.02, 0.03), (1, 2, 4)
 FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+DIFFER = 0.15  # of the items, on which frozen and trained disagree in whether they are right
 PARTS, DRAWS, LEAST, TOP_K = 30, 1000, 3, 3
 PAIRED = 0.7  # of a score's error: the rest is shared by all models, which are looked at with the same rows
 Cells = list[tuple[np.ndarray, np.ndarray]]
@@ -82,12 +84,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     best = grid[int(losses.mean(axis=0).argmin())]
     factors = [min(FACTORS, key=lambda f, one=one: log_loss(cells(one, best, args.seed, f))) for one in sets.values()]
     unlike = float(np.quantile(factors, 0.9))
-    made = {"version": 1, "between": best.between, "within": best.within, "freedom": best.freedom, "unlike": unlike,
-            "seen": [["image", "classes"], ["text", "classes"]]}  # fmt: skip
+    gain = {kind: mean_and_deviation(added) for kind, added in gains().items()}
+    write_rows(suites.RESULTS / "gain_choice.csv", choices(gains(), args.seed))
+    made = {"version": 2, "between": best.between, "within": best.within, "freedom": best.freedom, "unlike": unlike,
+            "seen": [["image", "classes"], ["text", "classes"]], "gain": gain}  # fmt: skip
     print(made)
     if args.freeze:
         FROZEN.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def gains() -> dict[str, dict[str, list[float]]]:
+    """What training all weights added to the accuracy of each frozen network, by modality and dataset."""
+    found: dict[str, dict[str, list[float]]] = {"image": {}, "text": {}}
+    for name in SUITES:
+        full, frozen = (fine_tuned(suites.find(name).table("ground_truth"), how) for how in ("full", "frozen"))
+        own = found["text" if name == "texts" else "image"]
+        own |= {one: [(full[one][e] - frozen[one][e]) / 100 for e in full[one] if e in frozen[one]] for one in full}
+    return found
+
+
+def mean_and_deviation(added: Mapping[str, Sequence[float]]) -> tuple[float, float]:
+    """Over networks, each dataset counting alike."""
+    mean = float(np.mean([np.mean(own) for own in added.values()]))
+    return round(mean, 3), round(
+        float(np.sqrt(np.mean([np.mean((np.array(o) - mean) ** 2) for o in added.values()]))), 3
+    )
+
+
+def choices(found: Mapping[str, Mapping[str, Sequence[float]]], seed: int) -> list[dict[str, object]]:
+    """Accuracy lost, in points, by either way of choosing on ``items`` of which a share ``DIFFER`` are decided differently; the
+    mean and deviation of ``expected_gain`` are those of all other datasets."""
+    rng, rows = np.random.default_rng(seed), []
+    for kind, items in itertools.product(found, (18, 45, 90, 250)):
+        lost: dict[str, list[float]] = {"by value": [], "by expected gain": []}
+        for dataset, own in found[kind].items():
+            before = mean_and_deviation({name: one for name, one in found[kind].items() if name != dataset})
+            error = float(np.sqrt(DIFFER / items))
+            for true in own:
+                seen = true + error * rng.standard_normal(DRAWS)
+                expected = np.array([expected_gain(one, error, kind, before=before) for one in seen])
+                for how, value in zip(lost, (seen, expected), strict=True):
+                    lost[how].append(100 * float(np.maximum(0, np.where(value > 0, -true, true)).mean()))
+        rows.append({"modality": kind, "items": items, **{how: f"{np.mean(one):.2f}" for how, one in lost.items()}})
+    return rows
 
 
 def datasets(assets: Path) -> dict[str, Dataset]:

@@ -199,7 +199,7 @@ class Task(ABC):
             does not tell of it, and what is measured is not comparable with that.
         reader: how rows are read off a network (``extract/readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
-        batch_size: items a step, the same for every model.
+        batch_size: items a step at most; see ``batch``.
         probe_rows: rows that a probe is solved on, at most; None for all, 0 where no linear layer starts its heads.
         optimizer: ``sgd`` or ``adamw`` where its heads need one; None for what suits the network.
         draws: samples of its report show more than their item (``drawn``).
@@ -229,6 +229,14 @@ class Task(ABC):
     smooths: ClassVar[bool] = False
     balance: str = "auto"
     label_smoothing: float = 0.0
+
+    def batch(self, train: int) -> int:
+        """Items a step, the same for every model: a tenth of few training items, so that an epoch is not two or three steps.
+
+        >>> [Task.batch(Task, train) for train in (3, 82, 200, 412)]  # type: ignore[arg-type]
+        [3, 8, 20, 32]
+        """
+        return max(1, min(self.batch_size, train, max(8, train // 10)))
 
     @property
     def default_metric(self) -> str:

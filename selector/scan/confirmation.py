@@ -379,9 +379,11 @@ def second_stage(
     rounds = {n: cell.seconds * FIRST_ROUND_ITEMS / cell.items for n, cell in cells.items() if cell.items}
     allowed = math.inf
     if config.seconds is not None:  # else the clock decides nothing, so that a repeated run confirms the same models
-        steps = config.max_steps or usual_steps(len(extraction.target.indices("train")) // task.batch_size)
+        steps = config.max_steps or usual_steps(
+            len(extraction.target.indices("train")) // (batch := task.batch(len(extraction.target.indices("train"))))
+        )
         usual = [spec.name for spec in every[:top_k]]
-        allowed = as_long_as(usual, rounds, spent, task.batch_size * steps * sum(trained), FIRST_ROUND_ITEMS)
+        allowed = as_long_as(usual, rounds, spent, batch * steps * sum(trained), FIRST_ROUND_ITEMS)
     choice = choose(values, {n: scale.width(e) for n, e in errors.items()}, rounds, left, allowed=allowed)
     count = len(choice.names)
     chosen = {spec.name: spec for spec in leading(ranking, len(ranking)) if spec.name in choice.names}
@@ -394,7 +396,7 @@ def _whole_training(extraction: Extraction, task: Task, spec: ModelSpec, strateg
     """Seconds of a training at the model's own size that is worth its name, by what its extraction took; None where
     that is not known."""
     train, val = (len(extraction.target.indices(split)) for split in ("train", "val"))
-    batch = max(1, min(task.batch_size, train))
+    batch = task.batch(train)
     if (seconds := extraction.estimate(spec, 1)) is None:
         return None
     cost = StrategyCost.of_passes(seconds, batch, val)

@@ -168,7 +168,7 @@ class Room:
             Machine.of(device, math.inf if config.max_memory is None else parse_size(config.max_memory)),
             device,
             batch_of(device) if modality.fixed_shape else TEXTS,
-            1 if task is None else max(1, min(task.batch_size, len(data.indices("train")))),
+            1 if task is None else task.batch(len(data.indices("train"))),
             1.0 if aspect is None else aspect[0] * aspect[1] / CANVAS_SIDE**2,
             config.confirm and task is not None and set(config.strategies) != {"frozen"},
             config.resolution,

@@ -302,7 +302,7 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
         return ()
     names = known[: config.top_k or 3]
     train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
-    batch = max(1, min(task.batch_size, train))
+    batch = task.batch(train)
     an_epoch = max(1, train // batch)
     costs = [plans.StrategyCost.of_passes(seconds, batch, val) for seconds, _, _ in names]
     reserve = 3.0 + test * names[0][0]
@@ -396,7 +396,7 @@ def _budgeted(found: _Found, data: Target, config: ScanConfig) -> tuple[float, f
         return 1.0, None
     seconds *= _grown(_size(found), config.resolution)
     train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
-    batch = max(1, min(task.batch_size, train))
+    batch = task.batch(train)
     an_epoch = max(1, train // batch)
     told = plans.foresee(
         [plans.StrategyCost.of_passes(seconds, batch, val)],

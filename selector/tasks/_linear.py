@@ -118,7 +118,8 @@ class LinearTask(Task):
         val: tuple[RowPlan, np.ndarray],
         strengths: Sequence[float] | None = None,
     ) -> Probe | None:
-        """``weight`` (K, D), ``bias`` (K,) and ``strength`` (); see ``linear.solve_head``, for ``strengths`` as well."""
+        """``weight`` (K, D), ``bias`` (K,), ``strength`` () and ``damping`` (); see ``linear.solve_head``, for ``strengths`` as
+        well, and ``damping_of``."""
         (plan, rows), (held_plan, held_rows) = train, val
         labels, held_out = plan.facets[self.facet].labels, held_plan.facets[self.facet].labels
         if self.label_kind is LabelKind.CLASSES and len(np.unique(labels)) < 2:
@@ -127,7 +128,10 @@ class LinearTask(Task):
         head = solve_head(
             steadied(rows), labels, held_rows, held_out, outputs, label_kind=self.label_kind, strengths=strengths
         )
-        return {"weight": head.weight, "bias": head.bias, "strength": np.array(head.strength)}
+        found = {"weight": head.weight, "bias": head.bias, "strength": np.array(head.strength)}
+        if len(held_rows) > 1 and self.label_kind is not LabelKind.REAL:
+            found["damping"] = np.array(damping_of(self.probe_outputs(found, rows), labels, head.val_log_loss))
+        return found
 
     def refit(self, target: Target, rows: tuple[RowPlan, np.ndarray], probe: Probe) -> Probe | None:
         """See ``Task``."""
@@ -160,6 +164,38 @@ def steadied(rows: np.ndarray) -> np.ndarray:
     weak = deviation < WEAK * np.sqrt((deviation**2).mean())
     result: np.ndarray = np.where(weak, rows.mean(axis=0, dtype=np.float64).astype(rows.dtype), rows)
     return result
+
+
+LEAST_DAMPING = 0.05
+
+
+def damping_of(outputs: np.ndarray, labels: np.ndarray, held_out_loss: float) -> float:
+    """The factor of a probe's outputs at which its training rows lose as much as held-out rows do; 1 where they lose more.
+
+    With fewer rows than columns a probe separates its training rows completely. A training that starts from it has
+    nothing to learn on them: the encoder stays as it is, and the head grows.
+
+    Args:
+        outputs: (N, K) of the training rows; ``labels``: (N,) classes, or (N, K) of 0 and 1, where NaN is unknown.
+        held_out_loss: mean log-loss of other rows, nats a row (or a label).
+    Returns:
+        A number in [``LEAST_DAMPING``, 1].
+    """
+    from scipy.optimize import brentq
+    from scipy.special import logsumexp
+
+    outputs = outputs.astype(np.float64)
+    rows = np.arange(len(outputs))
+
+    def surplus(factor: float) -> float:
+        scaled = factor * outputs
+        if labels.ndim == 1:
+            return float((logsumexp(scaled, axis=1) - scaled[rows, labels]).mean()) - held_out_loss
+        return float(np.nanmean(np.logaddexp(0, scaled) - scaled * labels)) - held_out_loss
+
+    if surplus(1.0) >= 0:
+        return 1.0
+    return LEAST_DAMPING if surplus(LEAST_DAMPING) <= 0 else float(brentq(surplus, LEAST_DAMPING, 1.0, xtol=1e-3))
 
 
 class OutputEvaluator:

@@ -30,7 +30,8 @@ class Standing:
     """One entrant against the best one, on the same items.
 
     ``difference`` is best minus this one (0 for the best), with a 90% interval, oriented so that more is
-    worse; ``p_best`` the probability of being the first.
+    worse; ``p_best`` the probability of being the first. ``merit``, more being better, is what chooses: the value, or what is
+    expected of it on new items.
     """
 
     value: float
@@ -38,6 +39,7 @@ class Standing:
     low: float
     high: float
     p_best: float
+    merit: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def advise(
     seed: int = 0,
     sizes: Mapping[str, str] | None = None,
     short: Mapping[str, str] | None = None,
+    merits: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Sentences about the models of which more than the frozen strategy was measured.
 
@@ -220,6 +223,7 @@ def advise(
         stats: by ``model strategy``, of the validation items, one a seed.
         name, metric: what decides, and its declaration.
         short: by ``model strategy``, what was too short or too small about a training to speak against it.
+        merits: by ``model strategy``, what is expected on new items where that is not the value.
         sizes: of models that were trained below their own size: a sentence that says so.
     """
     sentences = []
@@ -246,6 +250,14 @@ def advise(
             sentence = (
                 f"{model}: {lead}, but {' and '.join(reasons)}. This does not speak against a complete training: "
                 "increase the budget before you decide."
+            )
+        elif (
+            best == frozen
+            and (expected := max(labels, key=lambda label: (merits or {}).get(label, -math.inf))) != frozen
+        ):
+            sentence = (
+                f"{model}: take {expected.rpartition(' ')[2]}; {len(stats[frozen][0])} validation items do not tell it from "
+                "frozen, and on other datasets training gained."
             )
         elif best == frozen:
             sentence = f"{model}: take frozen; training gained nothing over the linear probe{' ' * bool(mean)}{mean}."

@@ -57,12 +57,15 @@ def settle_precision(bench: Workbench, loaded: Loaded) -> None:
 
 
 def build(bench: Workbench, loaded: Loaded, init: Probe | None = None, adaptation: str = "") -> nn.Module:
-    """Its learner with a head that starts from ``init``, as every training starts from the linear probe.
+    """Its learner with a head that starts from ``init``, as every training starts from the linear probe, damped where that has
+    learned its training rows by heart.
 
     Args:
         adaptation: its strategy, behind the decoder where several are compared.
     """
     begun = bench.now()
+    if init is not None and "damping" in init:
+        init = {**init, **{name: init["damping"] * init[name] for name in ("weight", "bias")}}
     module = bench.task_for(adaptation).learner(loaded.encoder, bench.target, init, loaded.resized)
     loaded.build_seconds = bench.now() - begun
     return module

@@ -105,7 +105,7 @@ def run_fine_tuning(
         TargetError: an empty split, or a single class among the training images.
         StoreError: the disk is full; finished trainings are kept.
     """
-    batch_size = task.batch_size if batch_size is None else batch_size
+    batch_size = task.batch(len(target.indices("train"))) if batch_size is None else batch_size
     _check(candidates, target, task, strategies, budget_seconds, max_steps, metric, epsilon, resolution, batch_size)
     settings = {
         "target": target.fingerprint,

@@ -86,6 +86,7 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
             "augment": augmentation_of(bench, loaded),
             **({} if bench.averaging == "none" else {"averaging": bench.averaging}),
             "optimizer": optimizer_of(loaded, trial.strategy),
+            "start": "damped",
         }
     )
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import norm as normal
 
 from selector import tasks
@@ -26,6 +27,7 @@ from selector.core.errors import ConfigError, SourceError, StoreError, TargetErr
 from selector.core.preprocess import Preprocess
 from selector.core.task import Stats
 from selector.extract.inputs import ready
+from selector.ranking.outlook import expected_gain, spread
 from selector.run.executor import InProcess
 from selector.run.job import Shared
 from selector.tuning import FineTuningResult, run_fine_tuning
@@ -97,13 +99,35 @@ def test_measures_every_strategy_and_names_the_best(finished: FineTuningResult) 
     best = finished.best
     assert best is not None
     figures = [m for ms in finished.measurements.values() for m in ms]
-    assert max(m.val_value for m in figures) == next(
-        m.val_value for m in finished.measurements[best.name] if m.strategy == best.strategy
+    assert max(m.merit for m in figures) == next(
+        m.merit for m in finished.measurements[best.name] if m.strategy == best.strategy
     )
     assert max(m.val_value for m in figures) > 0.6  # chance is 0.33
     assert all(m.metric == "accuracy" and m.status == "ok" for m in figures)
     assert finished.p_best is not None
     assert 0 < finished.p_best <= 1
+
+
+def test_a_gain_on_few_items_counts_half_way_to_that_of_other_datasets(finished: FineTuningResult) -> None:
+    usual = spread().gain["image"][0]
+    (frozen, full), (_, short) = finished.measurements["svhn_cnn"], finished.measurements["mnist_cnn"]
+    assert (full.steps, short.steps) == (60, 15)
+    assert full.val_value < full.merit < frozen.val_value + usual
+    assert frozen.merit == frozen.val_value
+    assert short.merit == short.val_value  # too short to gain what trainings usually gain
+
+
+def test_texts_are_trained_where_few_items_tell_nothing() -> None:
+    """Against a conjugate normal model, integrated on a grid."""
+    gain = np.linspace(-0.5, 0.5, 20_001)
+    for kind, (mean, deviation) in spread().gain.items():
+        for observed, error in ((0.0, 0.1), (-0.06, 0.09), (0.08, 0.04)):
+            density = stats.norm.pdf(gain, mean, deviation) * stats.norm.pdf(observed, gain, error)
+            expected = float((gain * density).sum() / density.sum())
+            assert expected_gain(observed, error, kind) == pytest.approx(expected, abs=1e-4)
+    assert (
+        expected_gain(0.0, 0.1, "text", room=0.01) < 0.006
+    )  # two thirds of what is left to gain are not to be expected
 
 
 def test_full_measurements_say_how_they_came_about(finished: FineTuningResult) -> None:

@@ -17,7 +17,7 @@ from selector.linear import solve_head
 from selector.modalities.pixels.prepared import normalize
 from selector.sources import registry as sources
 from selector.tasks._learner import HeadLearner, head_layer, head_name
-from selector.tasks._linear import steadied
+from selector.tasks._linear import LEAST_DAMPING, damping_of, steadied
 from selector.tuning import strategies
 from selector.tuning.strategies import _loop
 from selector.tuning.strategies._loop import Feed, Settings, train
@@ -191,6 +191,27 @@ def test_columns_that_hardly_vary_do_not_carry_the_head() -> None:
     head = solve_head(steady, labels, rows, labels, 2)
     assert (head.weight[:, 5] == 0).all()
     assert np.abs(head.weight[:, 0]).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["classes", "labels"])
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_a_damped_probe_loses_on_its_own_rows_what_it_loses_on_others(kind: str, size: float) -> None:
+    rng = np.random.default_rng(0)
+    outputs = size * rng.normal(size=(60, 4)).astype(np.float32)
+    logits, few = torch.from_numpy(outputs).double(), 0.4
+    if kind == "classes":
+        labels: np.ndarray = outputs.argmax(axis=1)
+        loss = lambda factor: float(nn.functional.cross_entropy(factor * logits, torch.from_numpy(labels)))  # noqa: E731
+    else:
+        labels = (outputs > 0).astype(np.float32)
+        known = torch.from_numpy(rng.random(outputs.shape) > 0.2)
+        each = nn.functional.binary_cross_entropy_with_logits
+        loss = lambda factor: float(each(factor * logits[known], torch.from_numpy(labels)[known].double()))  # noqa: E731
+        labels = np.where(known, labels, np.nan)
+    damping = damping_of(outputs, labels, few)
+    assert damping == 1 if loss(1) >= few else loss(damping) == pytest.approx(few, abs=0.05)
+    assert damping_of(outputs, labels, 0.0) == 1
+    assert damping_of(outputs, labels, 9.0) == LEAST_DAMPING
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
