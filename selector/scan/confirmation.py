@@ -379,9 +379,9 @@ def second_stage(
     rounds = {n: cell.seconds * FIRST_ROUND_ITEMS / cell.items for n, cell in cells.items() if cell.items}
     allowed = math.inf
     if config.seconds is not None:  # else the clock decides nothing, so that a repeated run confirms the same models
-        steps = config.max_steps or usual_steps(
-            len(extraction.target.indices("train")) // (batch := task.batch(len(extraction.target.indices("train"))))
-        )
+        train = len(extraction.target.indices("train"))
+        batch = task.batch(train)
+        steps = config.max_steps or usual_steps(train // batch)
         usual = [spec.name for spec in every[:top_k]]
         allowed = as_long_as(usual, rounds, spent, batch * steps * sum(trained), FIRST_ROUND_ITEMS)
     choice = choose(values, {n: scale.width(e) for n, e in errors.items()}, rounds, left, allowed=allowed)

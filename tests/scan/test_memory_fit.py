@@ -61,7 +61,7 @@ def test_a_dry_run_says_what_fits(photos: Path, tmp_path: Path, monkeypatch: pyt
     shown = dry(photos, tmp_path)
     row = next(line for line in shown.splitlines() if line.startswith(" tiny"))
     assert "(16)" in row
-    assert "(32, 160 px)" in row
+    assert "(8, 160 px)" in row
     assert row.endswith("yes")
     assert "are free" in shown
     monkeypatch.setattr(memory_fit, "free_memory", lambda: 1)
@@ -79,7 +79,7 @@ def test_a_plan_tells_batch_side_and_epochs(photos: Path, tmp_path: Path, monkey
     (limited,) = selector.plan(
         photos, **asked, max_steps=3, max_memory=(full["training_bytes"] - LIBRARIES) // 2
     ).models
-    assert limited["training_batch"] < full["training_batch"] == 32
+    assert limited["training_batch"] < full["training_batch"] == 8
     (short,) = selector.plan(photos, **asked, budget=1).models
     assert short["fits"] == "too short a budget to train it"
     (scanned,) = selector.plan(photos, **{**asked, "confirm": False}).models

@@ -219,11 +219,11 @@ def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_
     assert "pilot run" in write_report(kept).read_text()
 
 
-@pytest.mark.parametrize(("seconds_an_item", "allotted"), [(0.004, 30.0), (0.0338, 10.0), (1.0, 30.0)])
+@pytest.mark.parametrize(("seconds_an_item", "allotted"), [(0.004, 30.0), (0.0672, 10.0), (1.0, 30.0)])
 def test_pilot_runs_leave_the_training_of_the_first_its_time(
     squares, tmp_path, monkeypatch, seconds_an_item: float, allotted: float
 ) -> None:
-    """Of 120 seconds a quarter, less where the leading model could not be trained whole after it: (1 + 18 p + 30 x 96 p) / 0.9."""
+    """Of 120 seconds a quarter, less where the leading model could not be trained whole after it: (1 + 18 p + 60 x 24 p) / 0.9."""
     asked: list[float] = []
 
     def pilots(*_: object, budget_seconds: float, **__: object) -> list[object]:

@@ -198,7 +198,7 @@ def test_columns_that_hardly_vary_do_not_carry_the_head() -> None:
 def test_a_damped_probe_loses_on_its_own_rows_what_it_loses_on_others(kind: str, size: float) -> None:
     rng = np.random.default_rng(0)
     outputs = size * rng.normal(size=(60, 4)).astype(np.float32)
-    logits, few = torch.from_numpy(outputs).double(), 0.4
+    logits, few = torch.from_numpy(outputs).double(), 0.2
     if kind == "classes":
         labels: np.ndarray = outputs.argmax(axis=1)
         loss = lambda factor: float(nn.functional.cross_entropy(factor * logits, torch.from_numpy(labels)))  # noqa: E731
