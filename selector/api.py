@@ -40,11 +40,11 @@ class _Ranks(Protocol[P]):
     def __call__(self, target: Any, *args: P.args, **options: P.kwargs) -> Ranking: ...
 
 
-def _ranks(config: Callable[P, ScanConfig]) -> Callable[[Callable[..., Any]], _Ranks[P]]:
+def _ranks(config: Callable[P, ScanConfig]) -> Callable[[Callable[..., object]], _Ranks[P]]:
     """The function with the fields of ``ScanConfig`` as keywords; with ``source_domain`` a list of paths is one target,
     which no type can say."""
 
-    def decorate(function: Callable[..., Any]) -> _Ranks[P]:
+    def decorate(function: Callable[..., object]) -> _Ranks[P]:
         describe(function, ScanConfig)
         return cast("_Ranks[P]", function)
 
@@ -64,7 +64,7 @@ def _takes(
 
 
 @_ranks(ScanConfig)
-def rank(target: Any, **options: Any) -> Ranking | Rankings:
+def rank(target: object, **options: object) -> Ranking | Rankings:
     """Rank pretrained models for a target dataset.
 
     Args:
@@ -97,7 +97,7 @@ def rank(target: Any, **options: Any) -> Ranking | Rankings:
 
 
 @_takes(ConfirmConfig)
-def confirm(ranking: Ranking | str | os.PathLike[str], **options: Any) -> Ranking:
+def confirm(ranking: Ranking | str | os.PathLike[str], **options: object) -> Ranking:
     """Fine-tune the leading models of a ranking and re-order it by what was measured.
 
     Args:
@@ -126,7 +126,7 @@ def label(
     count: int = 25,
     answers: str | os.PathLike[str] | None = None,
     trust_zoo: bool = False,
-    target: Any = None,
+    target: object = None,
     progress: ProgressCallback | bool | None = None,
 ) -> Asked:
     """Ask for the few labels of an unlabeled target that best tell the adapted models apart.
@@ -155,8 +155,8 @@ def label(
 
 
 def rank_features(
-    features: Mapping[str, Any],
-    labels: Any,
+    features: Mapping[str, object],
+    labels: object,
     *,
     proxies: str | Sequence[ProxyLike] | None = None,
     task: str | None = None,
@@ -210,7 +210,7 @@ def rank_features(
 
 
 @_takes(ScanConfig)
-def plan(target: Any, **options: Any) -> Plan:
+def plan(target: object, **options: object) -> Plan:
     """Estimate what ``rank`` would do with the same arguments, and what that costs; nothing is extracted to find out.
 
     Args:

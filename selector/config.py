@@ -58,7 +58,7 @@ class ModelOptions(TrustOptions):
         python="Or a ``Zoo``, a list of ``selector.Model``, ``source:model`` or torch modules, or a mapping of names to them.",
         panel=SELECT, path=True, needs=(NETWORKS,),
     )  # fmt: skip
-    models: SkipValidation[str | Sequence[Any] | None] = option(
+    models: SkipValidation[str | Sequence[object] | None] = option(
         None, "Name patterns of models, comma-separated, such as 'resnet*,*lite*' (default: the whole zoo).",
         python="Or a list of patterns, entries or torch modules.", panel=SELECT, complete="models", common=True,
         needs=(NETWORKS,),
@@ -97,7 +97,7 @@ class ModelOptions(TrustOptions):
 
     @field_validator("models")
     @classmethod
-    def _some_models(cls, value: Any) -> str | list[Any] | None:
+    def _some_models(cls, value: object) -> str | list[object] | None:
         if value is None or isinstance(value, str):
             return value
         if isinstance(value, Sequence):
@@ -149,7 +149,7 @@ class MachineOptions(CallOptions):
         None, "Callback for every step; True shows bars, False is silent, None shows bars in a notebook only.",
         cli=False, record=False,
     )  # fmt: skip
-    log: SkipValidation[Any] = option(
+    log: SkipValidation[object] = option(
         None, "Experiment loggers, comma-separated: tensorboard, mlflow, wandb, trackio; a place follows a colon (default: "
         "none).",
         python="Objects with the methods of selector.loggers.ExperimentLog are taken as well.", record=False,
@@ -303,7 +303,7 @@ IN_MEMORY = "in memory"
 class _Recorded(CallOptions):
     """What a call with options leaves in ``run.json``."""
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """What ``run.json`` keeps, as plain JSON: by name, objects as what they can be named by."""
         return {about.key: _plain(getattr(self, name)) for name, about in self.options() if about.key is not None}
 
@@ -344,7 +344,7 @@ class ScanConfig(_Recorded, MachineOptions, TrainingOptions, LimitOptions, Model
 class ConfirmConfig(_Recorded, MachineOptions, TrainingOptions, TrustOptions):
     """The options of ``selector confirm`` and ``selector.confirm``."""
 
-    target: SkipValidation[Any] = option(
+    target: SkipValidation[object] = option(
         None, "The data of a saved ranking that was made from objects in memory.", cli=False, record=False
     )
     models: str | list[str] | tuple[str, ...] | None = option(
@@ -358,13 +358,13 @@ class ConfirmConfig(_Recorded, MachineOptions, TrainingOptions, TrustOptions):
         """Names of the options that decide the measurements; ``ScanConfig`` has them too."""
         return (*TrainingOptions.model_fields, "seed")
 
-    def training_record(self) -> dict[str, Any]:
+    def training_record(self) -> dict[str, object]:
         """What decides the measurements: kept in ``run.json`` as ``confirm``."""
         kept = {about.key for name, about in self.options() if name in self.training_fields()}
         return {key: value for key, value in self.record().items() if key in kept}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Zoo | Mapping):
         return IN_MEMORY
     if isinstance(value, list | tuple) and any(isinstance(p, ModelSpec | dict) or is_module(p) for p in value):
@@ -378,5 +378,5 @@ def _plain(value: Any) -> Any:
     return str(getattr(value, "root", _called(value)))
 
 
-def _called(value: Any) -> str:
+def _called(value: object) -> str:
     return str(getattr(value, "__name__", None) or type(value).__name__)

@@ -250,7 +250,7 @@ class ModelResult:
     extract_seconds: Number = 0.0
     cached: bool = False
     cost: Cost | None = None
-    fit: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, object] = field(default_factory=dict)
     prompt: str = ""
     texts_cut: int = 0
 
@@ -317,7 +317,7 @@ class StoredRanking:
 
     target: Mapping[str, Any]
     settings: Mapping[str, Any]
-    versions: Mapping[str, Any]
+    versions: Mapping[str, object]
     models: tuple[ModelResult, ...]
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, Number] = field(default_factory=dict)
@@ -473,7 +473,7 @@ class _RunTarget(BaseModel):
     class_names: list[str] = []
     splits: dict[str, int] | None = None
     class_counts: dict[str, int] | None = None
-    origin: dict[str, Any] | None = None
+    origin: dict[str, object] | None = None
 
 
 @functools.cache

@@ -114,7 +114,7 @@ def proxies(
     typer.echo("'selector proxies NAME' explains one.")
 
 
-def _card(proxy: Proxy) -> dict[str, Any]:
+def _card(proxy: Proxy) -> dict[str, object]:
     return {
         "name": proxy.name,
         "summary": proxy.summary,

@@ -37,7 +37,7 @@ HELP_ALL = "--help-all"
 _SHORT = 15  # options; a command with more shows the common ones, and the rest with --help-all
 
 
-def with_fields(config: str, *only: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_fields(config: str, *only: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
     """Give a command the fields of a configuration as options; its function takes them as ``**options``.
 
     The fields are read when the command runs, completes or shows its help (``LazyGroup``), so that
@@ -48,8 +48,8 @@ def with_fields(config: str, *only: str) -> Callable[[Callable[..., Any]], Calla
         only: names of the fields; none for all.
     """
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **options: Any) -> Any:
+    def decorate(command: Callable[..., object]) -> Callable[..., object]:
+        def run(*args: object, **options: object) -> object:
             return command(*args, **options)
 
         functools.update_wrapper(run, command)
@@ -78,8 +78,8 @@ class LazyGroup(TyperGroup):
 
 
 def _complete(
-    command: Callable[..., Any], own: list[inspect.Parameter], config: str, only: tuple[str, ...], short: bool
-) -> Callable[..., Any]:
+    command: Callable[..., object], own: list[inspect.Parameter], config: str, only: tuple[str, ...], short: bool
+) -> Callable[..., object]:
     """The command with a signature that names every option; ``short`` hides those that few people need."""
     found, several = field_parameters(getattr(importlib.import_module("selector.config"), config), only, short=short)
     required = [p for p in own if p.default is p.empty]
@@ -92,7 +92,7 @@ def _complete(
             )
         )
 
-    def run(**values: Any) -> Any:
+    def run(**values: Any) -> object:
         values.pop("help_all", None)  # it becomes --help before anything is parsed
         return command(**{name: words(value) if name in several else value for name, value in values.items()})
 
@@ -139,7 +139,7 @@ def field_parameters(
     return found, several
 
 
-def _cli_type(annotation: Any, about: Option) -> Any:
+def _cli_type(annotation: object, about: Option) -> object:
     """What the command line reads for a field: a flag, a choice, a whole number, a path, else text."""
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     parts = [part for part in members if part is not type(None)]

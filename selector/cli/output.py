@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -48,7 +48,7 @@ def _terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()  # None where the caller closed it
 
 
-def document(data: Any) -> None:
+def document(data: object) -> None:
     """The one JSON document of ``--json``."""
     typer.echo(printable(json.dumps(data, indent=1, ensure_ascii=False, default=str), as_json=True))
 

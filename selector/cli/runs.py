@@ -71,7 +71,7 @@ def scan(
 
     options["out"] = options["out"] or True  # the library saves only when asked
     config = ScanConfig.of(**options)
-    targets: Any = target[0] if len(target) == 1 else target
+    targets: object = target[0] if len(target) == 1 else target
     if dry_run:
         with stdout_kept():
             planned = scanning.plan(targets, config)

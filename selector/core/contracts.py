@@ -101,7 +101,7 @@ class Encoder(ABC):
     name: str
     module: nn.Module | None
     preprocess: AnyPreprocess
-    identity: dict[str, Any]
+    identity: dict[str, object]
     num_features: int
     num_parameters: int
     blocks: tuple[str, ...] = ()
@@ -221,7 +221,7 @@ class Encoder(ABC):
         """
         raise NotImplementedError
 
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """How to build the module of ``with_head`` again without weights: plain JSON, read by
         ``build`` of the same source and written into the saved model's ``config.json``."""
         raise NotImplementedError
@@ -238,7 +238,7 @@ class Source(Protocol):
         """Model ids that match a wildcard, in natural order; the pattern itself if it has none."""
         ...
 
-    def identify(self, spec: Any) -> dict[str, Any]:
+    def identify(self, spec: object) -> dict[str, Any]:
         """What decides the features of ``spec``, without importing torch or building the network.
 
         Plain JSON: source, model id, kwargs, content hash of the weights, pooling, layer,

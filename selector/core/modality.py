@@ -135,14 +135,14 @@ class Modality(ABC):
     # a batch
 
     @abstractmethod
-    def owns(self, batch: Any) -> bool:
+    def owns(self, batch: object) -> bool:
         """Whether a prepared batch is of this modality."""
 
     def rows_of(self, batch: Any) -> int:
         """Rows of features that a batch gives."""
         return len(batch)
 
-    def staged(self, batch: Any, device: object) -> object:
+    def staged(self, batch: object, device: object) -> object:
         """The batch on the processor, so laid out that moving it to the device does not wait."""
         return batch
 

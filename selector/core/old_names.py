@@ -44,7 +44,7 @@ _OPTIONS: dict[str, tuple[str, Mapping[object, str]]] = {
 _PREDICTED = ("skill:", "normalised_score:")
 
 
-def translate_run(data: dict[str, Any], version: int) -> dict[str, Any]:
+def translate_run(data: dict[str, object], version: int) -> dict[str, object]:
     """A document ``run.json`` of format 1 or 2 under the names of format 3; what is malformed stays as it is."""
     if version > 2:
         return data
@@ -79,7 +79,7 @@ def translate_metric(metric: str, prefix: str) -> str:
     return metric
 
 
-def _target(target: dict[str, Any]) -> dict[str, Any]:
+def _target(target: dict[str, Any]) -> dict[str, object]:
     found = {"unlabeled" if key == "unlabelled" else key: value for key, value in target.items()}
     if isinstance(splits := found.get("splits"), dict) and "unlabelled" in splits:
         found["splits"] = {"unlabeled" if key == "unlabelled" else key: n for key, n in splits.items()}

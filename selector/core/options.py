@@ -67,7 +67,7 @@ class Option:
     needs: tuple[str, ...] = ()
     python: str = ""
 
-    def words(self, name: str, value: Any) -> list[str]:
+    def words(self, name: str, value: object) -> list[str]:
         """The option as words of a command line."""
         spelled = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
@@ -79,7 +79,7 @@ class Option:
         return [spelled, str(value)]
 
 
-def option(default: Any, help_text: str, *, record: bool | str = True, ge: int | None = None, **about: Any) -> Any:
+def option(default: object, help_text: str, *, record: bool | str = True, ge: int | None = None, **about: Any) -> Any:
     """A field: its default, its help text, and what ``Option`` says of it; ``record`` is False or the key in run.json."""
     key = None if record is False else record if isinstance(record, str) else ""
     extra: dict[str, Any] = {"option": Option(key=key, **about)}
@@ -105,7 +105,7 @@ class CallOptions(BaseModel):
             raise OptionError(message, name) from None
 
     @classmethod
-    def from_record(cls, settings: Mapping[str, Any], where: str = "run.json") -> Self:
+    def from_record(cls, settings: Mapping[str, object], where: str = "run.json") -> Self:
         """The options that a run recorded; what this version does not know is left out, so that other versions are read.
 
         Raises:
@@ -121,7 +121,7 @@ class CallOptions(BaseModel):
         except OptionError as error:
             raise ConfigError(f"{where}: settings: {error}") from None
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, object]:
         """The options that are not at their default, by name; a switch that is off is one where it is usually on."""
         found = {}
         for name, about in self.options():
@@ -166,7 +166,7 @@ def about_field(field: FieldInfo) -> Option:
     return about if isinstance(about, Option) else Option(key="")
 
 
-def cli_default(field: FieldInfo) -> Any:
+def cli_default(field: FieldInfo) -> object:
     """What holds on the command line when an option is not given."""
     about = about_field(field)
     return field.default if about.cli_default is None else about.cli_default
@@ -220,7 +220,7 @@ def _takes(annotation: Any) -> str:
     return named.get(annotation, "a list of texts")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in a message: what is short as it is, an object as its type."""
     if isinstance(value, str | int | float | None) and len(repr(value)) <= 80:
         return repr(value)
@@ -233,7 +233,7 @@ PLACE = "{options}"
 _WIDTH = 110
 
 
-def describe(function: Callable[..., Any], config: type[CallOptions]) -> None:
+def describe(function: Callable[..., object], config: type[CallOptions]) -> None:
     """Give a function ``(what, **options)`` the signature and the docstring entries of a configuration's fields."""
     own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     returns = inspect.signature(function).return_annotation

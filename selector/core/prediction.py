@@ -181,7 +181,7 @@ def _shown(item: str) -> str:
     return " ".join(item.split())[: SHOWN - 1] + "…"
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 from selector.core.resources import usable_cores
 from selector.core.version import __version__
@@ -16,7 +15,7 @@ LIBRARIES = (
 )
 
 
-def versions() -> dict[str, Any]:
+def versions() -> dict[str, object]:
     """Versions of selector, Python and the libraries that are installed, and the processor."""
     from importlib import metadata
 

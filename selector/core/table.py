@@ -45,7 +45,7 @@ class Table:
     schema: Mapping[str, Any] = field(default_factory=dict)
     splits: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
-    origin: dict[str, Any] | None = None
+    origin: dict[str, object] | None = None
     features: np.ndarray | None = None
     feature_widths: Mapping[str, int] = field(default_factory=dict)
 

@@ -108,7 +108,7 @@ class Learner(Protocol):
     network: nn.Module
     new: tuple[str, ...]
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: object = None) -> torch.Tensor:
         """Mean loss of a batch; weights of classes and labels inside, where imbalance asks for them.
 
         Args:
@@ -117,15 +117,15 @@ class Learner(Protocol):
         """
         ...
 
-    def weight(self, annotations: Sequence[Any]) -> float:
+    def weight(self, annotations: Sequence[object]) -> float:
         """What the mean of ``loss`` is over (items, words, pixels): pieces of a batch are summed by it."""
         ...
 
-    def predict(self, batch: Any) -> Any:
+    def predict(self, batch: Any) -> object:
         """Outputs of a batch in eval mode, as the task's ``evaluator`` and ``predictions`` take them."""
         ...
 
-    def rows(self, batch: Any, places: Sequence[np.ndarray | None]) -> torch.Tensor | None:
+    def rows(self, batch: object, places: Sequence[np.ndarray | None]) -> torch.Tensor | None:
         """Features (R, D) of the rows of these items, read at ``places`` (see ``RowPlan.place``): what
         ``Task.probe`` is solved on where the training does not run on the features of the scan. None where
         the learner cannot tell: it then starts from the probe on those of the scan."""
@@ -142,8 +142,8 @@ class Section:
     ``report.figures`` knows how to draw.
     """
 
-    tables: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    samples: Sequence[Mapping[str, Any]] = ()
+    tables: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, object]] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -428,7 +428,7 @@ class Task(ABC):
 
     # use
 
-    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, object]:
         """How to build ``Learner.network`` again without weights: plain JSON with the ``source`` that builds its
         encoder; read by ``rebuild``.
 
@@ -451,17 +451,17 @@ class Task(ABC):
     ) -> list[dict[str, Any]]:
         """What predict hands over, an entry per item (or word): plain JSON but for arrays (masks)."""
 
-    def condensed(self, output: Any, item: Any, class_names: Sequence[str], context: Mapping[str, object]) -> object:
+    def condensed(self, output: Any, item: object, class_names: Sequence[str], context: Mapping[str, object]) -> object:
         """What ``predict`` keeps of an item's outputs until all items are read: the outputs, unless they are large."""
         return output
 
     def predicted(
         self,
-        named: Sequence[tuple[str, Any]],
-        outputs: Sequence[Any | None],
+        named: Sequence[tuple[str, object]],
+        outputs: Sequence[object | None],
         reasons: Sequence[str],
         class_names: Sequence[str],
-        context: Mapping[str, Any],
+        context: Mapping[str, object],
         top: int = 1,
     ) -> Predictions:
         """Predictions of named items for a person or a program.
@@ -481,7 +481,7 @@ class Task(ABC):
         return self.gathered(rows, class_names, context)
 
     def prediction(
-        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, object], top: int
     ) -> Prediction:
         """Of one item that could be read; see ``predicted``."""
         (found,) = self.predictions(output, class_names, context)
@@ -515,7 +515,7 @@ class Task(ABC):
         """The error analysis."""
 
     def drawn(
-        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, object]
+        self, outputs: Sequence[object], target: Target, items: np.ndarray, context: Mapping[str, object]
     ) -> list[dict[str, Any]]:
         """What a sample of ``report`` shows beside its item, an entry per item: ``pictures``, small ones as ``data:``
         URIs with a ``title`` each. Only asked where ``draws``.

@@ -116,7 +116,7 @@ def format_count(count: float) -> str:
     raise AssertionError("unreachable")
 
 
-def words(value: str | Sequence[Any] | None) -> list[Any]:
+def words(value: str | Sequence[object] | None) -> list[Any]:
     """The parts of a comma-separated text, or those of a list.
 
     >>> words("a, b"), words(["a", "b"]), words(None)

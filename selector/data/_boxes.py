@@ -85,14 +85,14 @@ def boxes_of(cell: Any, where: str) -> dict[str, Any] | None:
     return {role: [one.get(key) for one in cell] for role, key in keys.items() if key is not None}
 
 
-def _key(cell: Mapping[str, Any], usual: Sequence[str]) -> str | None:
+def _key(cell: Mapping[str, object], usual: Sequence[str]) -> str | None:
     return next((key for key in usual if key in cell), None)
 
 
 class BoxCells:
     """A column of cells that hold boxes, as the task reads them."""
 
-    def __init__(self, cells: Sequence[Any], names: Sequence[str], where: str) -> None:
+    def __init__(self, cells: Sequence[object], names: Sequence[str], where: str) -> None:
         self._cells, self._names, self._where = cells, names, where
 
     def __len__(self) -> int:

@@ -62,7 +62,7 @@ def usual_file(root: Path) -> Path | None:
     return next((root / name for name in USUAL_FILES if (root / name).is_file()), None)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     suffix = path.suffix.lower()
     if suffix == ".csv":
         header, rows = read_csv(path)

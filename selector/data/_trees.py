@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.table import Table
@@ -131,7 +130,7 @@ def mask_table(
     return picture_table(root, entries, options, "mask", files, schema=known, splits=splits, notes=notes)
 
 
-def named_classes(root: Path, options: Options) -> dict[str, Any]:
+def named_classes(root: Path, options: Options) -> dict[str, object]:
     """What a file of class names that lies in the folder says, unless the caller names them."""
     known = usual_file(root)
     return {} if known is None or options.class_names is not None else class_schema(known)

@@ -82,7 +82,7 @@ class Columns:
     values_tell: bool = False
     texts_only: bool = False
     split_column: bool = True
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def known(self) -> list[str]:

@@ -38,7 +38,7 @@ class Options:
     task: str | None = None
     split: str | Sequence[str] | None = None
 
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, object]:
         """What they say of the annotation, as a table hands it to the task."""
         said = {
             "separator": self.separator,
@@ -76,7 +76,7 @@ class Reader:
     """
 
     description: str
-    accepts: Callable[[Any, Options], bool]
+    accepts: Callable[[object, Options], bool]
     read: Callable[[Any, Options], Table]
     rank: int = 50
     columns: bool = False
@@ -167,7 +167,7 @@ class Found:
     name: str
     items: Items
     names: Sequence[str]
-    labels: Any
+    labels: object
     hashes: Sequence[str]
     splits: Sequence[str] | None = None
     class_names: Sequence[str] | None = None

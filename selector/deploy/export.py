@@ -316,7 +316,7 @@ class _Form:
     names: tuple[str, ...]
     batches: Sequence[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
     outputs: tuple[str, ...]
-    shapes: tuple[Mapping[int, Any], ...] = ()
+    shapes: tuple[Mapping[int, object], ...] = ()
     free: bool = False
     traced: bool = False
     differ: Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], str] = _gap
@@ -476,7 +476,7 @@ def _paddings(module: nn.Module, pictures: Tensor) -> list[list[int]]:
     inside: list[nn.Module] = []
 
     class Watch(TorchFunctionMode):
-        def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(self, function: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
             if function is functional.pad and not inside:
                 found.append([int(side) for side in (args[1] if len(args) > 1 else kwargs["pad"])])
             return function(*args, **(kwargs or {}))

@@ -46,7 +46,7 @@ def library_of(source: str, recipe: Mapping[str, object]) -> str:
 
 def library_fields(
     source: str, recipe: Mapping[str, Any], preprocess: AnyPreprocess, names: list[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What the library looks for in ``config.json``; empty where none loads the folder."""
     library = library_of(source, recipe)
     if library == "transformers":

@@ -47,7 +47,7 @@ class _SavedConfig(BaseModel):
 
     task: str
     source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     modality: Literal["image", "text", "rows"] = "image"
     preprocess: dict[str, Any]
     class_names: list[str]

@@ -249,7 +249,7 @@ class _Called(nn.Module):
         self.network = sketch.module
         self._call = sketch.call
 
-    def forward(self, batch: Any) -> Any:
+    def forward(self, batch: Any) -> object:
         return self._call(self.network, batch)
 
 

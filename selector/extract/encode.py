@@ -194,7 +194,7 @@ def open_runner(
     backend: str = "auto",
     sample: Batch,
     rows_expected: int,
-    decided: Mapping[str, Any] | None = None,
+    decided: Mapping[str, object] | None = None,
     store: FeatureStore | None = None,
     opened: Mapping[tuple[str, str], Backend] | None = None,
     most: int | None = None,

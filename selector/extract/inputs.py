@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def rows_of(batch: Batch) -> int:
     return modalities.of_batch(batch).rows_of(batch)
 
 
-def ready(batch: Any, preprocess: AnyPreprocess, device: Any = "cpu", dtype: Any = None) -> Any:
+def ready(batch: object, preprocess: AnyPreprocess, device: object = "cpu", dtype: object = None) -> object:
     """The batch as ``Encoder.encode`` takes it, on a device.
 
     Args:

@@ -59,8 +59,8 @@ class ExtractSettings:
 
 
 def wanted_of(
-    spec: ModelSpec, device: str, precision: str, backend: str, reading: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    spec: ModelSpec, device: str, precision: str, backend: str, reading: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """What a scan asks the store for, known without loading the network; the store remembers which
     entry it led to.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from selector.core.costs import TEXT_TOKENS, Cost
 from selector.core.errors import SourceError
@@ -72,12 +72,12 @@ class Costs:
             self._store.put("cost", self._key(entry), cost.to_dict())
         return cost
 
-    def _key(self, entry: Entry) -> Mapping[str, Any]:
+    def _key(self, entry: Entry) -> Mapping[str, object]:
         reads_texts = "max_length" in entry.meta.get("preprocess", {})
         return {"entry": entry.key, **self._machine, **({"tokens": TEXT_TOKENS} if reads_texts else {})}
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: str) -> dict[str, object]:
     """What the costs on a device depend on, determined without torch.
 
     Args:

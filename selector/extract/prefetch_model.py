@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from selector import modalities
 from selector.core.contracts import Encoder
@@ -107,7 +107,7 @@ class _Loading:
 
 def open_ahead(
     encoder: Encoder, *, device: str, precision: str, backend: str, rows_expected: int, store: FeatureStore,
-    decided: Mapping[str, Any] | None = None,
+    decided: Mapping[str, object] | None = None,
 ) -> Opened:  # fmt: skip
     """The backend that was decided in an earlier round, or that a network of this family is run with here, where opening
     it pays for so many images.

@@ -99,7 +99,7 @@ class MapRunner:
         self.identity = {"backend": "eager", "precision": precision}
         if self._mixed:
             self.identity["arithmetic"] = "mixed"
-        self.facts: dict[str, Any] = {"device": device, "batch_size": self.batch_size}
+        self.facts: dict[str, object] = {"device": device, "batch_size": self.batch_size}
 
     def read(
         self,

@@ -115,7 +115,7 @@ class Prepared:
         cut = self._known_cut(preprocess)
         return sum(content in cut for content in self.target.hashes)
 
-    def _known_cut(self, preprocess: Mapping[str, Any]) -> set[str]:
+    def _known_cut(self, preprocess: Mapping[str, object]) -> set[str]:
         return set((self._store.get("cut", {"preprocess": dict(preprocess)}) or {"hashes": []})["hashes"])
 
     def _remember_cut(self, preprocess: AnyPreprocess, prepared: Inputs) -> None:
@@ -164,7 +164,7 @@ class Workspace:
         self.prepared = Prepared(target, store, settings.device, settings.on_invalid, notify)
         self.costs = Costs(store, settings.device, settings.cost)
         self.ahead = LoadAhead(self._load, kept)
-        self._asked: dict[str, dict[str, Any]] = {}
+        self._asked: dict[str, dict[str, object]] = {}
         self._canvases: dict[int, tuple[int, int]] = {}
 
     def wanted(self, spec: ModelSpec) -> dict[str, Any]:

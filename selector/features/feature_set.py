@@ -55,17 +55,17 @@ class FeatureSet:
 
     def __init__(
         self,
-        rows: Any,
-        labels: Any,
+        rows: object,
+        labels: object,
         *,
         label_kind: LabelKind | str | None = None,
-        mask: Any = None,
+        mask: object = None,
         label_names: Sequence[str] = (),
-        groups: Any = None,
+        groups: object = None,
         keys: Sequence[object] | np.ndarray | None = None,
-        source_logits: Any = None,
-        source_head: tuple[Any, Any] | None = None,
-        unlabeled: Any = None,
+        source_logits: object = None,
+        source_head: tuple[object, object] | None = None,
+        unlabeled: object = None,
         unlabeled_keys: Sequence[object] | np.ndarray | None = None,
         seed: int = 0,
         device: str | None = None,
@@ -256,7 +256,7 @@ class FeatureSet:
         other.blocks = draw_blocks(other.label_data, self.hashes, seed, self.groups)
         return other
 
-    def with_labels(self, labels: Any, label_kind: LabelKind | str | None = None) -> FeatureSet:
+    def with_labels(self, labels: object, label_kind: LabelKind | str | None = None) -> FeatureSet:
         """The same rows under other labels, in blocks drawn for these; what depends on rows alone is computed once."""
         other = copy.copy(self)
         for name, kind in vars(FeatureSet).items():
@@ -493,7 +493,7 @@ class FeatureSet:
         return np.asarray(z * np.where(np.einsum("ij,ij,ij->j", z, z, z) < 0, -1, 1).astype(z.dtype))
 
 
-def _other_domain(rows: Any, width: int) -> np.ndarray:
+def _other_domain(rows: object, width: int) -> np.ndarray:
     found = as_rows(rows, "unlabeled")
     if found.shape[1] != width:
         raise ProxyError(f"unlabeled must have as many features as the labeled rows, {width}. Got {found.shape[1]}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selector.core.errors import did_you_mean
 from selector.core.registry import Registry
@@ -15,7 +15,7 @@ modality = registry.instance
 """Class decorator: ``@modality("name")`` files one instance of the class."""
 
 
-def of(kind: Any) -> Modality:
+def of(kind: object) -> Modality:
     """The modality of a name, of a target, of an encoder or of its preprocessing."""
     return registry.get(str(getattr(kind, "modality", kind)))
 

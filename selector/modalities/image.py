@@ -124,7 +124,7 @@ class ImageModality(Modality):
         """Arrays, and image tensors."""
         return isinstance(batch, np.ndarray) or hasattr(batch, "is_cuda")
 
-    def staged(self, batch: object, device: Any) -> Any:
+    def staged(self, batch: object, device: Any) -> object:
         """As a tensor; page-locked for a GPU, so that the copy runs beside the computation."""
         import torch
 

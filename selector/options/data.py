@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import SkipValidation, field_validator
 
@@ -30,7 +30,7 @@ ClassNames: TypeAlias = str | os.PathLike[str] | Sequence[str] | Mapping[int, st
 class DataOptions(CallOptions):
     """How a target is read."""
 
-    source_domain: SkipValidation[Any] = option(
+    source_domain: SkipValidation[object] = option(
         None, "Labeled data of the same classes from another domain; the target then needs no labels.",
         python="Anything that a target can be.", panel=DATA, path=True, common=True,
     )  # fmt: skip

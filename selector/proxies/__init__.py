@@ -134,25 +134,25 @@ def score(
     source_logits: Any = None,
     unlabeled: Any = None,
     label_kind: LabelKind | str | None = None,
-    groups: Any = None,
+    groups: object = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
 ) -> dict[str, Score]: ...
 
 
 def score(
-    features: Any,
-    labels: Any,
+    features: object,
+    labels: object,
     proxy: ProxyLike | Sequence[ProxyLike] = "logme",
     *,
     intervals: bool = False,
     seed: int = 0,
-    source_logits: Any = None,
-    unlabeled: Any = None,
+    source_logits: object = None,
+    unlabeled: object = None,
     label_kind: LabelKind | str | None = None,
-    mask: Any = None,
+    mask: object = None,
     label_names: Sequence[str] = (),
-    groups: Any = None,
+    groups: object = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
     **params: Any,
@@ -223,7 +223,7 @@ def proxy_name(proxy: ProxyLike) -> str:
 
 
 def evaluate(
-    features: FeatureSet, proxy: ProxyLike, *, intervals: bool = False, seed: int | None = None, **params: Any
+    features: FeatureSet, proxy: ProxyLike, *, intervals: bool = False, seed: int | None = None, **params: object
 ) -> Score:
     """Run one proxy on a feature set; what several proxies need is computed once.
 

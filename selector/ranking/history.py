@@ -385,7 +385,7 @@ def _renamed(result: Result) -> Result:
     return result if metric == result.metric else replace(result, metric=metric)
 
 
-def _values(result: Result) -> tuple[Any, ...]:
+def _values(result: Result) -> tuple[object, ...]:
     row = {name: getattr(result, name) for name in _COLUMNS}
     return tuple({**row, "facts": json.dumps(dict(result.facts), sort_keys=True)}.values())
 

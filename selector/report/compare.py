@@ -60,12 +60,12 @@ class Comparison:
     models: tuple[Moved, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
-    settings: tuple[tuple[str, Any, Any], ...]
-    versions: tuple[tuple[str, Any, Any], ...]
+    settings: tuple[tuple[str, object, object], ...]
+    versions: tuple[tuple[str, object, object], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        data: dict[str, Any] = plain(asdict(self))
+        data: dict[str, object] = plain(asdict(self))
         return data
 
     def summary(self) -> Iterator[str]:
@@ -168,7 +168,7 @@ def _apart(first: ModelResult, second: ModelResult) -> bool | None:
     return a[1] < b[0] or b[1] < a[0]
 
 
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _differences(first: Mapping[str, object], second: Mapping[str, object]) -> Iterator[tuple[str, object, object]]:
     a, b = plain(first), plain(second)
     for key in dict.fromkeys((*a, *b)):
         if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):

@@ -130,7 +130,7 @@ def render_page(template: str, **values: object) -> str:
 
 
 def render_label_page(
-    name: str, class_names: Sequence[str], items: Sequence[Mapping[str, Any]], header: Sequence[str]
+    name: str, class_names: Sequence[str], items: Sequence[Mapping[str, object]], header: Sequence[str]
 ) -> str:
     """The page on which few items are labeled: one HTML file; its only script puts the answers into a CSV file.
 
@@ -286,7 +286,7 @@ def command(ranking: StoredRanking, config: type[ScanConfig] = ScanConfig) -> st
     return shlex.join(words)
 
 
-def _flat(ranking: StoredRanking) -> dict[str, Any]:
+def _flat(ranking: StoredRanking) -> dict[str, object]:
     """Settings of the confirmation beside those of the scan; columns and task as the target was loaded with."""
     origin = ranking.target["origin"] if isinstance(ranking.target.get("origin"), Mapping) else {}
     settings = {**ranking.settings, **(ranking.settings.get("confirm") or {})}

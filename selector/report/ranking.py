@@ -6,7 +6,7 @@ import math
 import os
 import re
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selector import results
 from selector.report.series import COST_AXES, fronts
@@ -38,7 +38,7 @@ def frame(ranking: results.StoredRanking, *, short: bool = False) -> pandas.Data
     return found[[name for name in wanted if name in found and bool(found[name].notna().any())]]
 
 
-def _row(model: ModelResult, proxies: list[str]) -> dict[str, Any]:
+def _row(model: ModelResult, proxies: list[str]) -> dict[str, object]:
     row: dict[str, object] = {
         "rank": model.rank,
         "model": model.name,
@@ -97,7 +97,7 @@ _SHORT = ("rank", "model", "status", "transferability", "transferability_low", "
 _ELSEWHERE = ("backend", "precision")  # of the extraction, under the same names
 
 
-def _measured(m: Measurement) -> dict[str, Any]:
+def _measured(m: Measurement) -> dict[str, object]:
     """A training: the deciding metric as ``val`` and ``test``, all metrics by name, and how it was trained."""
     height, width = m.resolution or (None, None)
     return {

@@ -230,7 +230,7 @@ def _fetched(key: str) -> Any:
 # ---------------------------------------------------------------------------- serialization
 
 
-def pack(value: object, pickler: type[pickle.Pickler] = pickle.Pickler) -> tuple[bytes, tuple[Shared[Any], ...]]:
+def pack(value: object, pickler: type[pickle.Pickler] = pickle.Pickler) -> tuple[bytes, tuple[Shared[object], ...]]:
     """Pickle a value for another process.
 
     Returns:

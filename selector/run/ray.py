@@ -223,7 +223,7 @@ def _connect(ray: Any, place: str) -> None:
     Raises:
         OptionError: there is no such cluster, it asks for a token, or one of this machine would listen elsewhere.
     """
-    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    settings: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if place == "local":
         settings |= {"include_dashboard": False, "num_cpus": given_threads()}
     try:

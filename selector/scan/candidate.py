@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from selector.core.contracts import Score
 from selector.core.costs import Cost
@@ -40,7 +39,7 @@ class Candidate:
     texts_cut: int = 0
 
     @property
-    def preprocess(self) -> Mapping[str, Any]:
+    def preprocess(self) -> Mapping[str, object]:
         """How its items were read, as the store recorded it; empty where no features are stored."""
         return {} if self.entry is None else self.entry.meta.get("preprocess", {})
 

@@ -127,7 +127,7 @@ def report_frames(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat
     )
 
 
-def listed(pairs: Sequence[Pair], target: Target) -> list[Mapping[str, Any]]:
+def listed(pairs: Sequence[Pair], target: Target) -> list[Mapping[str, object]]:
     """The pairs that are most alike, by name."""
     return [
         {
@@ -295,7 +295,7 @@ _MOST_CELLS = 2_000_000_000  # rows × columns × classes: half a minute on two 
 _LABELS_VERSION = 1
 
 
-def label_quality(candidate: Candidate, rows: Rows, store: FeatureStore, seed: int) -> dict[str, Any]:
+def label_quality(candidate: Candidate, rows: Rows, store: FeatureStore, seed: int) -> dict[str, object]:
     """The items whose labels the features of a model contradict most, as ``StoredRanking.label_quality``.
 
     Args:
@@ -390,7 +390,7 @@ def _method() -> str:
     return f"cleanlab {version('cleanlab')}" if found else "log-loss"
 
 
-def _items(found: Any, rows: Rows) -> list[dict[str, Any]]:
+def _items(found: Any, rows: Rows) -> list[dict[str, object]]:
     target: Target = rows.target
     places: dict[tuple[str, int], list[int]] = defaultdict(list)  # copies of an item may bear different labels
     for index, address, label in zip(rows.indices[::-1], rows.hashes[::-1], rows.labels[::-1], strict=True):

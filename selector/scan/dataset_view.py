@@ -170,7 +170,7 @@ def _illustrated(measurement: Measurement, target: Target) -> Measurement:
     return replace(measurement, extra={**measurement.extra, "error_analysis": {**outcome, "samples": samples}})
 
 
-def previewed(samples: Sequence[Mapping[str, Any]], target: Target) -> list[dict[str, Any]]:
+def previewed(samples: Sequence[Mapping[str, object]], target: Target) -> list[dict[str, object]]:
     """Samples, which name their item by ``index``, each with its thumbnail or text; ready features have nothing to show."""
     items = modalities.of(target)
     if not items.has_models:

@@ -39,7 +39,7 @@ LIST = "@"
 """Before the name of a file that lists targets."""
 
 
-def listed(target: object, config: ScanConfig) -> list[Any] | None:
+def listed(target: object, config: ScanConfig) -> list[object] | None:
     """The targets of a call that names several: a list of paths and ``Target``, or ``@FILE``; None for a single one.
 
     With a source domain a list of paths is one target: its images or texts.
@@ -286,7 +286,7 @@ class JoinedExtraction(Extraction):
             executor=first.executor, isolation=first.isolation,
         )  # fmt: skip
         self._wanted, self._share = wanted, share
-        self._chosen: dict[Any, Rows] = {}
+        self._chosen: dict[object, Rows] = {}
 
     def bring(self) -> Brought:
         """Extract what the targets want of this round."""

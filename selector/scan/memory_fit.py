@@ -182,7 +182,7 @@ class Room:
         size: Sequence[int] | None = None,
         factor: float = 1.0,
         epochs: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """How a model fits, by the names of ``FIT``.
 
         Args:

@@ -82,7 +82,7 @@ class Knowledge:
             self._prior, self._models = replace(made, scores=scores), names
         return self._prior
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """How the prior was made, for the run: plain JSON, without the scores."""
         if self._prior is None:
             return {}

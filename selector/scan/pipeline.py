@@ -304,7 +304,7 @@ def _check_trust(ranking: Ranking, specs: Sequence[ModelSpec], top_k: int, trust
             raise OptionError(f"trust_zoo: {error}", "trust_zoo") from None
 
 
-def _target_of(ranking: Ranking, target: Any, made: ScanConfig, store: FeatureStore) -> Target:
+def _target_of(ranking: Ranking, target: object, made: ScanConfig, store: FeatureStore) -> Target:
     """The target that a ranking was made from, checked to be unchanged."""
     data = ranking.loaded_target
     if target is not None or data is None:

@@ -163,7 +163,7 @@ class _Found:
     preprocess: Preprocess | None = None
     fetch: int = 0
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         """As the plan hands it over."""
         return {
             "name": self.spec.name,

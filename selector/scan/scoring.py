@@ -86,7 +86,7 @@ class Scoring:
                     candidate.reasons[called] = stored["reason"]
         self.seconds["score"] += time.perf_counter() - started
 
-    def _key(self, entry: Entry, rows: Rows, facet: str, name: str, proxy: ProxyLike) -> dict[str, Any] | None:
+    def _key(self, entry: Entry, rows: Rows, facet: str, name: str, proxy: ProxyLike) -> dict[str, object] | None:
         if not isinstance(proxy, str):
             return None  # a callable has no version: it is computed every time
         return {

@@ -19,7 +19,7 @@ from selector.zoo.timm_facts import with_facts
 
 
 def choose_models(
-    zoo: str | os.PathLike[str] | Zoo | Sequence[Any] | Mapping[str, Any] | None,
+    zoo: str | os.PathLike[str] | Zoo | Sequence[object] | Mapping[str, object] | None,
     models: str | Sequence[Any] | None = None,
     tags: str | Sequence[str] | None = None,
     *,

@@ -120,7 +120,7 @@ class TargetScan:
 
     spent: float | None = None
 
-    def __init__(self, target: Any, config: ScanConfig, executor: Executor, notify: ProgressCallback) -> None:
+    def __init__(self, target: object, config: ScanConfig, executor: Executor, notify: ProgressCallback) -> None:
         self._started = time.perf_counter()
         self._config = config
         wanted, names = check_names(config)

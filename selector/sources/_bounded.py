@@ -82,7 +82,7 @@ def bounded_by(weights: Path, where: str) -> Bounded:
         ) from None
 
 
-def bounded_settings(name: str, settings: Mapping[str, object], *weights: Path) -> AbstractContextManager[Any]:
+def bounded_settings(name: str, settings: Mapping[str, object], *weights: Path) -> AbstractContextManager[object]:
     """The bound of a network that settings of a zoo entry or of a repository change; none for an architecture as it is.
 
     Args:

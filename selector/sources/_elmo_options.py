@@ -109,7 +109,7 @@ def _first_problem(error: ValidationError, data: Mapping[str, object]) -> str:
     return f"option '{place}' is {found['input']!r}: {found['msg'][:1].lower()}{found['msg'][1:]}."
 
 
-def read_json(path: Path, model: str) -> Any:
+def read_json(path: Path, model: str) -> object:
     """The content of ``options.json``.
 
     Raises:

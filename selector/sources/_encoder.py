@@ -103,7 +103,7 @@ class TorchEncoder(Encoder):
     module: nn.Module
     preprocess: Preprocess
 
-    def __init__(self, spec: ModelSpec, loaded: _Loaded, identity: dict[str, Any], path: FeaturePath) -> None:
+    def __init__(self, spec: ModelSpec, loaded: _Loaded, identity: dict[str, object], path: FeaturePath) -> None:
         self.name = spec.name
         self.network = loaded.network
         self.module = loaded.module
@@ -258,7 +258,7 @@ class TorchEncoder(Encoder):
         _copy_backbone(module, headed, self.head_names)
         return headed
 
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """Plain JSON for ``build`` of the same source."""
         _, network = self._sized(input_size)
         return self._recipe(network, *self._plan, num_outputs)

@@ -46,7 +46,7 @@ class FeaturePath:
             return cast(Tensor, module.forward_features(batch))
         if self.kind == "forward":
             return _tensor(run(module, batch, whole=True))
-        outputs: list[Any] = []
+        outputs: list[object] = []
         handle = module.get_submodule(self.layer).register_forward_hook(lambda _m, _i, out: outputs.append(out))
         try:
             run(module, batch, whole=False)
@@ -79,7 +79,7 @@ def read_together(
     """
     pooled: dict[FeaturePath, Tensor] = {}
 
-    def keep(path: FeaturePath) -> Callable[[Any, Any, Any], None]:
+    def keep(path: FeaturePath) -> Callable[[object, object, object], None]:
         return lambda _module, _input, out: pooled.update({path: path.pooled(_tensor(out))})
 
     inner = [path for path in dict.fromkeys(paths) if path.kind == "layer"]

@@ -13,17 +13,16 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from selector.core.atomic import cache_folder, read_memory, write_memory
 from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.sources._weights import versions
 
 _FORMAT = 4
-_read: dict[str, dict[str, Any]] = {}  # what this process has read already
+_read: dict[str, dict[str, object]] = {}  # what this process has read already
 
 
-def index(library: str, script: str) -> dict[str, Any]:
+def index(library: str, script: str) -> dict[str, object]:
     """The JSON object that ``script`` prints, remembered by the version of ``library``.
 
     Raises:

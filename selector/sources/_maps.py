@@ -135,7 +135,7 @@ class MapTaps:
         settings = zip(self.layouts, self.prefixes, self.strides, strict=True)
         how: dict[str, tuple[str, int, int]] = dict(zip(self.places, settings, strict=True))
 
-        def keep(name: str) -> Callable[[Any, Any, Any], None]:
+        def keep(name: str) -> Callable[[object, object, object], None]:
             return lambda _module, _inputs, out: found.update({name: as_map(_first(out), *how[name], size)})
 
         handles = [module.get_submodule(name).register_forward_hook(keep(name)) for name in self.places if name]
@@ -240,7 +240,7 @@ def _outputs(module: nn.Module, batch: Tensor, whole: bool) -> dict[str, tuple[i
     """Shapes of what the submodules give, in the order in which they finish; "" is ``forward_features``'s."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> Callable[[Any, Any, Any], None]:
+    def note(name: str) -> Callable[[object, object, object], None]:
         def hook(_module: object, _inputs: object, out: object) -> None:
             if isinstance(first := _plain(out), Tensor):
                 shapes.pop(name, None)  # a block that runs twice counts where it ran last
@@ -309,7 +309,7 @@ def _normed(module: object, batch: Tensor, taps: MapTaps) -> MapTaps:
     return normed if all(bool(torch.isfinite(found).all()) for found in maps) else taps
 
 
-def _plain(out: object) -> Any:
+def _plain(out: object) -> object:
     while isinstance(out, list | tuple) and out:
         out = out[0]
     return out

@@ -63,7 +63,7 @@ class TextEncoder(Encoder):
         self,
         spec: ModelSpec,
         module: TextModule,
-        identity: dict[str, Any],
+        identity: dict[str, object],
         preprocess: TextPreprocess,
         usual: tuple[TextPooling, TextPooling],
         own: TextPath | None = None,
@@ -145,7 +145,7 @@ class TextEncoder(Encoder):
         headed.backbone.load_state_dict({name: state[name] for name in headed.backbone.state_dict()})
         return cast("TextModule", headed)
 
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """Plain JSON for ``build`` of the same source."""
         if input_size is not None:
             raise SourceError(f"{self.name}: a text model has no image size; leave 'resolution' out.")
@@ -226,7 +226,7 @@ class PythonTextEncoder(TextEncoder):
         SourceError: as for ``TextEncoder``; no tokenizer, or the module does not give states (R, T, D).
     """
 
-    def __init__(self, spec: ModelSpec, module: nn.Module, identity: dict[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, module: nn.Module, identity: dict[str, object]) -> None:
         from selector.sources._text_module import Embedder
 
         changes: dict[str, Any] = {"max_length": int(getattr(module, "max_length", MAX_LENGTH))}

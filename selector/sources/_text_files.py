@@ -52,7 +52,7 @@ class ModelFiles:
     folder: Path | None
     weights: tuple[_hub.HubFile, ...] = ()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Content hashes, by what they are of."""
         weights = "+".join(file.content for file in self.weights) if self.weights else _weights.RANDOM_START
         found: dict[str, object] = {"weights": weights}

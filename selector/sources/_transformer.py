@@ -58,7 +58,7 @@ class Transformer(TextModule):
             return [pooled(states) for states in self._run(tokens, output_hidden_states=True).hidden_states[1:]]
         found: list[list[Tensor]] = []
 
-        def keep(_module: nn.Module, _inputs: Any, out: Any) -> None:
+        def keep(_module: nn.Module, _inputs: object, out: Any) -> None:
             found.append(pooled(out[0] if isinstance(out, tuple | list) else out))
 
         hooked = self.blocks[: None if self.cut else -1] if inner else ()
@@ -84,7 +84,7 @@ def block_names(backbone: Any) -> tuple[str, ...]:
     return ()
 
 
-def create_backbone(config: Mapping[str, Any], **more: Any) -> nn.Module:
+def create_backbone(config: Mapping[str, object], **more: object) -> nn.Module:
     """A model of transformers without weights and without the parts that features never use.
 
     ``more`` are settings of ours.

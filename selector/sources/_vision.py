@@ -170,7 +170,7 @@ class _Detector(nn.Module):
         """The coarsest map."""
         return self.forward_intermediates(batch)[0]
 
-    def forward(self, batch: Tensor, targets: Any = None) -> Any:
+    def forward(self, batch: Tensor, targets: Any = None) -> object:
         """The loss, or of each image ``boxes`` in pixels, ``labels`` and ``scores``, the most confident first."""
         height, width = batch.shape[2:]
         scale = torch.tensor([width, height, width, height], dtype=torch.float32, device=batch.device)

@@ -71,7 +71,7 @@ class ReadyEncoder(Encoder):
 
         return ReadyHead(self.num_features, num_outputs)
 
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """See ``contracts.Encoder``."""
         return {
             "source": "features",

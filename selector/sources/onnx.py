@@ -70,7 +70,7 @@ class OnnxEncoder(Encoder):
 
     module = None
 
-    def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, identity: dict[str, object]) -> None:
         path = _file(spec)
         self.name = spec.name
         self.identity = identity
@@ -92,7 +92,7 @@ class OnnxEncoder(Encoder):
             f"{', '.join(_TRAINABLE[self.modality])} or python: for that."
         )
 
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, object]:
         """Always an error."""
         self.with_head(num_outputs, input_size)
         raise AssertionError("unreachable")
@@ -103,7 +103,7 @@ class OnnxImageEncoder(OnnxEncoder):
 
     preprocess: Preprocess
 
-    def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, identity: dict[str, object]) -> None:
         super().__init__(spec, identity)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in _TYPES:
@@ -277,7 +277,7 @@ class OnnxTextEncoder(OnnxEncoder):
 
     preprocess: TextPreprocess
 
-    def __init__(self, spec: ModelSpec, identity: dict[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, identity: dict[str, object]) -> None:
         from selector.sources._text import MAX_LENGTH, pooling_of, probe_tokens, read_tokenizer, running
         from selector.sources._text_path import LAST, TextPath
 

@@ -260,7 +260,7 @@ class TimmNetwork(Network):
         return timm.create_model(self.model, **settings)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """All that an entry or a repository says about it."""
         return {**(self.config or {}), **self.kwargs}
 

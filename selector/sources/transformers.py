@@ -135,7 +135,7 @@ class TransformersEncoder(TextEncoder):
 
     module: Transformer
 
-    def __init__(self, spec: ModelSpec, files: ModelFiles, backbone: nn.Module, identity: dict[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, files: ModelFiles, backbone: nn.Module, identity: dict[str, object]) -> None:
         from selector.sources._transformer import Transformer, is_causal
 
         token_types = _has_token_types(backbone)

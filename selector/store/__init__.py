@@ -115,7 +115,7 @@ class FeatureStore:
 
     # ------------------------------------------------------------------ entries
 
-    def entry(self, identity: Mapping[str, Any]) -> Entry:
+    def entry(self, identity: Mapping[str, object]) -> Entry:
         """The entry of an identity, which may still be empty.
 
         Args:
@@ -168,7 +168,7 @@ class FeatureStore:
 
     # ------------------------------------------------------------------ small results
 
-    def get(self, kind: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    def get(self, kind: str, key: Mapping[str, object]) -> dict[str, Any] | None:
         """A result that was ``put``, or None; a damaged one counts as absent, with a warning."""
         found = read_json(self._files, _result(kind, key))
         return None if found is None else found["value"]
@@ -338,8 +338,8 @@ class EntryInfo:
     """One entry as ``selector store list`` shows it; ``used`` is a time stamp, ``size`` is in bytes."""
 
     key: str
-    identity: dict[str, Any]
-    meta: dict[str, Any]
+    identity: dict[str, object]
+    meta: dict[str, object]
     rows: int
     size: int
     used: float

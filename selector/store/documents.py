@@ -70,7 +70,7 @@ def discard(files: Layered, name: str, reason: Exception) -> None:
     files.remove(name)
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

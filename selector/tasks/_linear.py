@@ -144,7 +144,7 @@ class LinearTask(Task):
         outputs: np.ndarray = (features @ probe["weight"].T + probe["bias"]).astype(np.float32)
         return outputs
 
-    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, object]:
         """That of the encoder with its head."""
         return encoder.recipe(self.num_outputs(target), size)
 

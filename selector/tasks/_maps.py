@@ -80,7 +80,7 @@ class MapTask(Task):
     def network(self, maps: nn.Module, outputs: int) -> nn.Module:
         """The decoder, new, on a module that gives maps (``Encoder.map_module``), for so many classes."""
 
-    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def recipe(self, encoder: Encoder, target: Target, size: tuple[int, int] | None = None) -> dict[str, object]:
         """That of the encoder's maps, with the decoder."""
         return {**encoder.map_recipe(size), "decoder": self.decoder, "outputs": len(target.class_names)}
 

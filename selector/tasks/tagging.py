@@ -357,7 +357,7 @@ class Tagging(TaggingReading, ClassTask):
         return self.stats_type(arrays, summary)
 
     def prediction(
-        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, object], top: int
     ) -> TaggedText:
         """A sentence with a label per word, and the entities of those.
 

@@ -120,7 +120,7 @@ def _token(module: Any) -> str:
     return f"{type(module).__name__}-{digest.hexdigest()[:16]}"
 
 
-def _preprocess(transform: Any, *, given_by_user: bool) -> dict[str, Any]:
+def _preprocess(transform: Any, *, given_by_user: bool) -> dict[str, object]:
     """A transform as fields of a preprocessing; of a module what it says of itself."""
     if isinstance(transform, Mapping):
         return dict(transform)
@@ -148,7 +148,7 @@ def _preprocess(transform: Any, *, given_by_user: bool) -> dict[str, Any]:
     return _fields(sides[0], sides[-1], steps["Normalize"], getattr(steps.get("Resize"), "interpolation", None))
 
 
-def _fields(resize: int, crop: int, normal: Any, interpolation: Any = None) -> dict[str, Any]:
+def _fields(resize: int, crop: int, normal: Any, interpolation: object = None) -> dict[str, object]:
     said = getattr(interpolation or getattr(normal, "interpolation", None), "value", None)
     return {
         "input_size": (3, crop, crop),
@@ -163,5 +163,5 @@ def _side(size: Any) -> int:
     return int(size if isinstance(size, int) else min(size))
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return f"an object of type {type(value).__name__}"

@@ -36,7 +36,7 @@ _MISPLACED = {
 
 FILE_SOURCES = ("elmo", "onnx", "transformers", "vision")  # sources whose models may be named by a path
 
-SOURCES: Registry[Any] = Registry("selector.sources", "source")  # for names only: no source is imported here
+SOURCES: Registry[object] = Registry("selector.sources", "source")  # for names only: no source is imported here
 
 
 Pooling = Literal["avg", "max", "cls", "mean", "last", "weighted", "first"]
@@ -175,7 +175,7 @@ class ModelSpec(_Strict):
     name: str = ""
     source: str
     weights: WeightsFile | Literal["none"] | None = None
-    kwargs: dict[str, Any] = Field(default_factory=dict)
+    kwargs: dict[str, object] = Field(default_factory=dict)
     preprocess: PreprocessOverrides = PreprocessOverrides()
     text: TextSettings | None = None
     modality: Annotated[str, AfterValidator(modalities.check)] | None = None
@@ -188,7 +188,7 @@ class ModelSpec(_Strict):
     pretraining: str | None = None
     base: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
-    def __init__(self, **data: Any) -> None:
+    def __init__(self, **data: object) -> None:
         try:
             super().__init__(**data)
         except ValidationError as error:
@@ -199,7 +199,7 @@ class ModelSpec(_Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_forms(cls, data: Any) -> Any:
+    def _short_forms(cls, data: object) -> object:
         if isinstance(data, str):
             data = {"source": data}
         if isinstance(data, dict):
@@ -266,7 +266,7 @@ class ModelSpec(_Strict):
         """Whether the model id has ``*``, ``?`` or ``[``."""
         return any(char in self.model_id for char in "*?[")
 
-    def feature_settings(self) -> dict[str, Any]:
+    def feature_settings(self) -> dict[str, object]:
         """What decides the features: everything but the facts, as plain JSON."""
         return self.model_dump(
             mode="json",
@@ -314,7 +314,7 @@ def dotted(location: Location) -> str:
 
 
 def explain_at(
-    error: ValidationError, lines: dict[Location, int], where: str, models: Any, within: Location = ()
+    error: ValidationError, lines: dict[Location, int], where: str, models: object, within: Location = ()
 ) -> str:
     """The first validation error as ``file:line models[1].sorce: unknown key ...``."""
     # an unknown key is the likeliest slip, and explains a 'source' that seems to be missing
@@ -348,7 +348,7 @@ def explain(error: ValidationError, name: str) -> str:
     return explain_at(error, {}, name, (), within=("models", 0))
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A value in a message; an object by its type."""
     plain = isinstance(value, str | int | float | list | tuple | dict | None) and len(repr(value)) <= 200
     return repr(value) if plain else f"an object of type {type(value).__name__}"
@@ -360,7 +360,7 @@ def known_keys(location: Location) -> list[str]:
     if len(location) >= 2 and location[0] == "models":
         model = ModelSpec
         if len(location) > 3:
-            holders: dict[Any, type[BaseModel]] = {"preprocess": PreprocessOverrides, "text": TextSettings}
+            holders: dict[object, type[BaseModel]] = {"preprocess": PreprocessOverrides, "text": TextSettings}
             model = holders.get(location[2], WeightsFile) if len(location) == 4 else WeightsFile
     elif location and location[0] == "defaults" and len(location) > 1:
         model = Defaults

@@ -188,7 +188,7 @@ def _floats(features: Any, where: str) -> np.ndarray:
 # ---------------------------------------------------------------------------- texts
 
 
-def _texts(items: Any, labels: Any, options: Options) -> Table:
+def _texts(items: object, labels: object, options: Options) -> Table:
     texts: list[RawText] = []
     where = options.name or "texts"
     for row, text in enumerate(rows_of(items) or ()):
@@ -224,7 +224,7 @@ def _words(items: object, labels: object, options: Options) -> Table:
 
 
 def _may_be_pairs(words: Sequence[object], labels: Sequence[object]) -> bool:
-    def listed(cell: object) -> list[Any]:
+    def listed(cell: object) -> list[object]:
         return list(cell) if isinstance(cell, list | tuple | np.ndarray) else []
 
     two = all(isinstance(own, list) and len(own) == 2 for own in words)

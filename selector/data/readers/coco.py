@@ -72,7 +72,7 @@ def _split_of(file: Path, root: Path) -> str:
 class _File:
     path: Path
     split: str
-    content: Mapping[str, Any]
+    content: Mapping[str, object]
     names: dict[int, str]
 
 
@@ -90,7 +90,7 @@ def _read(x: Any, options: Options) -> Table:
             )
     place = {number: index for index, number in enumerate(ids)}
     relative: list[str] = []
-    cells: list[dict[str, Any]] = []
+    cells: list[dict[str, object]] = []
     splits: list[str] = []
     statuses: list[os.stat_result] = []
     seen: dict[str, str] = {}
@@ -165,7 +165,7 @@ def _open(path: Path, split: str) -> _File:
     return file
 
 
-def _list(file: _File, key: str) -> list[Any]:
+def _list(file: _File, key: str) -> list[object]:
     found = file.content.get(key)
     if not isinstance(found, list):
         raise TargetError(f"{file.path}: '{key}' is {type(found).__name__}; expected a list, as COCO has it.")

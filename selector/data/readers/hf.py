@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from selector.core.errors import TargetError, first_line
 from selector.core.table import Table
@@ -31,7 +30,7 @@ def _read(x: str, options: Options) -> Table:
     return table
 
 
-def _loaded(x: str, repo: str, config: str | None, revision: str | None, splits: list[str]) -> Any:
+def _loaded(x: str, repo: str, config: str | None, revision: str | None, splits: list[str]) -> object:
     """A ``Dataset``, or several by split.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -76,18 +75,18 @@ def _read(x: Mapping[str, object], options: Options) -> Table:
     )
 
 
-def _shape(table: Table) -> tuple[Any, ...]:
+def _shape(table: Table) -> tuple[object, ...]:
     """What all splits share: names of classes, what an item is and what is known of it."""
     named = table.schema.get("class_names") or None, table.schema.get("names")
     return named, table.modality, dict(table.roles)
 
 
-def _joined(parts: Sequence[Table], name: str, written: bool) -> Any:
+def _joined(parts: Sequence[Table], name: str, written: bool) -> object:
     """One column of all parts: lists where it is one, else still read lazily."""
     columns = [part.columns[name] for part in parts]
     if not all(isinstance(column, list | tuple | np.ndarray) or hasattr(column, "tolist") for column in columns):
         return ConcatItems(columns)
-    joined: list[Any] = []
+    joined: list[object] = []
     for part, column in zip(parts, columns, strict=True):
         labels = name in part.roles.get("label", ())
         values = as_numbers(column) if labels and part.schema.get("written") and not written else plain(column)

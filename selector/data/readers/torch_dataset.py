@@ -127,7 +127,7 @@ def _is_mask(label: Any) -> bool:
     return isinstance(label, Image.Image) or ((isinstance(label, np.ndarray) or is_tensor(label)) and label.ndim == 2)
 
 
-def _plain(label: object) -> Any:
+def _plain(label: object) -> object:
     if isinstance(label, Mapping):
         return {key: _plain(value) for key, value in label.items()}
     return label.tolist() if hasattr(label, "tolist") else label

@@ -84,7 +84,7 @@ def _key(path: str) -> str:
     return "/".join(part for part in parts[:-1] if part.lower() not in ("images", "labels")) + "/" + parts[-1]
 
 
-def _names(root: Path, spec: Path | None, said: object) -> dict[str, Any]:
+def _names(root: Path, spec: Path | None, said: object) -> dict[str, object]:
     if isinstance(said, Mapping) and "names" in said:
         return class_schema(said["names"]) if isinstance(said["names"], list | Mapping) else {}
     known = usual_file(root)

@@ -25,7 +25,7 @@ class Serializer(ABC):
     # the folder
 
     @abstractmethod
-    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, object]:
         """``preprocess`` of ``config.json``.
 
         Raises:
@@ -33,7 +33,7 @@ class Serializer(ABC):
         """
 
     @abstractmethod
-    def read(self, folder: Path, data: Mapping[str, Any]) -> Any:
+    def read(self, folder: Path, data: Mapping[str, object]) -> Any:
         """The preprocessing of a saved model.
 
         Raises:
@@ -72,7 +72,7 @@ class Serializer(ABC):
     @abstractmethod
     def outputs(
         self, run: Run, items: Sequence[Any], preprocess: Any, batch_size: int, device: str, keep: Keep
-    ) -> tuple[list[Any | None], list[str]]:
+    ) -> tuple[list[object | None], list[str]]:
         """Outputs of each item, and the reason (or nothing) why there are none."""
 
     # the model card
@@ -94,7 +94,7 @@ class Serializer(ABC):
         """What the network takes, in a sentence."""
 
 
-def listed(given: object, expected: str) -> list[Any]:
+def listed(given: object, expected: str) -> list[object]:
     """What was given, as a list.
 
     Raises:

@@ -28,7 +28,7 @@ Images = Any
 class ImageSerializer(Serializer):
     """See ``Serializer``."""
 
-    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, object]:
         """See ``Serializer``."""
         found = checked(PreprocessOverrides, preprocess, path, AGAIN, "preprocess").changes()
         for name, value in preprocess.items():
@@ -36,7 +36,7 @@ class ImageSerializer(Serializer):
                 raise ConfigError(f"{path}: preprocess.{name}: expected a value, found None; {AGAIN}.")
         return found
 
-    def read(self, folder: Path, data: Mapping[str, Any]) -> Preprocess:
+    def read(self, folder: Path, data: Mapping[str, object]) -> Preprocess:
         """See ``Serializer``."""
         return Preprocess.from_dict(data)
 
@@ -58,11 +58,11 @@ class ImageSerializer(Serializer):
 
     def outputs(
         self, run: Run, items: Sequence[Any], preprocess: Preprocess, batch_size: int, device: str, keep: Keep
-    ) -> tuple[list[Any | None], list[str]]:
+    ) -> tuple[list[object | None], list[str]]:
         """See ``Serializer``; images are read by several threads."""
         from selector.modalities.pixels.transform import normalize
 
-        outputs: list[Any | None] = []
+        outputs: list[object | None] = []
         reasons = []
         with threads_for(min(batch_size, thread_limit()), "decode") as pool:
             for start in range(0, len(items), batch_size):

@@ -30,11 +30,11 @@ class _Saved(BaseModel):
 class RowsSerializer(Serializer):
     """See ``Serializer``."""
 
-    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, object]:
         """See ``Serializer``."""
         return checked(_Saved, preprocess, path, AGAIN, "preprocess").model_dump()
 
-    def read(self, folder: Path, data: Mapping[str, Any]) -> RowsPreprocess:
+    def read(self, folder: Path, data: Mapping[str, object]) -> RowsPreprocess:
         """See ``Serializer``."""
         return RowsPreprocess.from_dict(data)
 
@@ -66,7 +66,7 @@ class RowsSerializer(Serializer):
 
     def outputs(
         self, run: Run, items: Sequence[Any], preprocess: RowsPreprocess, batch_size: int, device: str, keep: Keep
-    ) -> tuple[list[Any | None], list[str]]:
+    ) -> tuple[list[object | None], list[str]]:
         """See ``Serializer``."""
         import torch
 

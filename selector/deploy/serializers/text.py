@@ -205,11 +205,11 @@ class _TextSettings(BaseModel):
 class TextSerializer(Serializer):
     """See ``Serializer``."""
 
-    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, Any]:
+    def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, object]:
         """See ``Serializer``."""
         return checked(_TextSettings, preprocess, path, AGAIN, "preprocess").model_dump(exclude_unset=True)
 
-    def read(self, folder: Path, data: Mapping[str, Any]) -> TextPreprocess:
+    def read(self, folder: Path, data: Mapping[str, object]) -> TextPreprocess:
         """See ``Serializer``; the tokenizer is checked against the configuration."""
         path = folder / TOKENIZER
         try:
@@ -244,7 +244,7 @@ class TextSerializer(Serializer):
 
     def outputs(
         self, run: Run, items: Sequence[Any], preprocess: TextPreprocess, batch_size: int, device: str, keep: Keep
-    ) -> tuple[list[Any | None], list[str]]:
+    ) -> tuple[list[object | None], list[str]]:
         """Outputs float32 (1, K) of each text, (words, K) of each list of words; and why there are none, or nothing.
 
         Texts of like length go through the network together, ``batch_size`` at most and no more tokens than
@@ -328,7 +328,7 @@ def _expand(texts: object, pairs: bool | None, columns: Sequence[str]) -> list[t
     return found
 
 
-def _named(place: int, item: Any, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
+def _named(place: int, item: object, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
     if isinstance(item, TextIOBase):
         yield from lines(item)
         return

@@ -25,7 +25,7 @@ _PLACED = (tv_tensors.Mask, tv_tensors.BoundingBoxes)
 
 def augmented(
     batch: torch.Tensor, annotations: Sequence[object], mirror: bool = True, level: str = "light"
-) -> tuple[torch.Tensor, list[Any]]:
+) -> tuple[torch.Tensor, list[object]]:
     """A random variation of each image.
 
     Args:
@@ -72,10 +72,10 @@ def _change(size: tuple[int, int], mirror: bool, level: str, placed: bool) -> v2
     return v2.Compose(steps)
 
 
-def fitted(annotation: object, size: tuple[int, int]) -> Any:
+def fitted(annotation: object, size: tuple[int, int]) -> object:
     """An annotation whose masks and boxes are those of the image squashed to (height, width)."""
 
-    def resized(part: object) -> Any:
+    def resized(part: object) -> object:
         if tuple(get_size(part)) == size:
             return part
         return resize(part, list(size), InterpolationMode.NEAREST_EXACT, antialias=False)

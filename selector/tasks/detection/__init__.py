@@ -226,7 +226,7 @@ class Detection(DetectionReading, MapTask):
         return found
 
     def prediction(
-        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, object], top: int
     ) -> FoundBoxes:
         """Boxes in pixels of the image."""
         size = picture_size(item)

@@ -35,7 +35,7 @@ HEAD_PARTS = ("backbone.pyramid", "rpn", "roi_heads", "head")
 class Canvas(nn.Module):
     """In the place of torchvision's transform: images come resized and normalized already, and all alike."""
 
-    def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, Any]:
+    def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, object]:
         """Images (B, C, H, W) as torchvision's detectors hand them on."""
         batch = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
         size = (int(batch.shape[2]), int(batch.shape[3]))

@@ -351,7 +351,7 @@ class Segmentation(SegmentationReading, MapTask):
         return mask_png(found["mask"], _values(class_names, context)), size, found["shares"]
 
     def prediction(
-        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, Any], top: int
+        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, object], top: int
     ) -> SegmentedImage:
         """A mask of the image's own size, as ``condensed`` left it."""
         png, size, shares = output
@@ -364,7 +364,7 @@ class Segmentation(SegmentationReading, MapTask):
         return SegmentedImages(rows, class_names, _values(class_names, context))
 
     def drawn(
-        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, Any]
+        self, outputs: Sequence[object], target: Target, items: np.ndarray, context: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
         """Small copies of each image: as it is, under its truth, and under what was predicted."""
         masks, found = _masks(target), []

@@ -184,7 +184,7 @@ class SegmentationLearner(nn.Module):
         self._classes, self._ignore, self._smoothing = classes, ignore, smoothing
         self._weights = torch.ones(classes) if weights is None else torch.from_numpy(weights)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: Any = None) -> torch.Tensor:
+    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: object = None) -> torch.Tensor:
         """Weighted mean over the pixels that have a class; 0 where none has."""
         outputs = self.network.coarse(batch)
         size = batch.shape[2:]
@@ -198,7 +198,7 @@ class SegmentationLearner(nn.Module):
             known = masks[masks != self._ignore]
             return total / weights[known].sum().clamp(min=1e-6)
 
-    def weight(self, annotations: Sequence[Any]) -> float:
+    def weight(self, annotations: Sequence[object]) -> float:
         """Pixels with a class, by their weights; an image of another size than its mask counts by the mask."""
         total = 0.0
         for mask in annotations:
@@ -211,7 +211,7 @@ class SegmentationLearner(nn.Module):
         """Logits (B, K, h, w) float32 of the decoder."""
         return self.network.coarse(batch).float()
 
-    def rows(self, batch: Any, places: Sequence[np.ndarray | None]) -> torch.Tensor:
+    def rows(self, batch: object, places: Sequence[np.ndarray | None]) -> torch.Tensor:
         """All maps side by side at the places."""
         return read_places(self.network.encoder(batch), places, read_points)
 

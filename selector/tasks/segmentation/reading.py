@@ -158,7 +158,7 @@ class _Seen:
     hash: str
 
 
-def _look(table: Table, raw: Sequence[Any], names: Sequence[str], colors: Any, index: int) -> _Seen:
+def _look(table: Table, raw: Sequence[object], names: Sequence[str], colors: object, index: int) -> _Seen:
     """What one mask holds."""
     mask, name = raw[index], names[index]
     if mask is None or (isinstance(mask, bytes) and not mask):

@@ -98,7 +98,7 @@ class AligningLearner(nn.Module):
         """The learner's own."""
         return cast(Learner, self.learner).weight(annotations)
 
-    def predict(self, batch: Any) -> Any:
+    def predict(self, batch: Any) -> object:
         """The learner's own."""
         return cast(Learner, self.learner).predict(batch)
 
