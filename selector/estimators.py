@@ -6,6 +6,7 @@ options of ``selector.rank`` that matter most are parameters; all others go into
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -30,7 +31,7 @@ from sklearn.utils.validation import (
 )
 
 from selector import api
-from selector.config import ScanConfig
+from selector.config import ScanConfig, StoreLike, ZooLike
 from selector.core.contracts import no_progress
 from selector.core.errors import OptionError, TrainingError
 from selector.core.prediction import Predictions
@@ -115,18 +116,18 @@ class ModelSelector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
 
     def __init__(
         self,
-        models: Any = None,
+        models: str | Sequence[object] | None = None,
         *,
         budget: str | float | None = None,
         task: str = "classification",
-        zoo: Any = None,
+        zoo: ZooLike | None = None,
         top_k: int | None = None,
         strategies: str | Sequence[str] | None = None,
         metric: str | None = None,
         device: str = "auto",
-        store: Any = None,
-        random_state: Any = None,
-        out: Any = None,
+        store: StoreLike | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        out: str | os.PathLike[str] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.models = models
@@ -142,7 +143,7 @@ class ModelSelector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         self.out = out
         self.options = options
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: object, y: object) -> Self:
         """Rank, fine-tune and keep the best model.
 
         Args:
@@ -167,7 +168,7 @@ class ModelSelector(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         own = self.out is None
-        folder = Path(tempfile.mkdtemp(prefix="selector-")) if own else Path(self.out)
+        folder = Path(tempfile.mkdtemp(prefix="selector-") if self.out is None else self.out)
         try:
             ranking = api.rank(
                 (items, labels), confirm=True, task=self.task, seed=int(seed), out=folder, **given, **more
@@ -315,13 +316,13 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def __init__(
         self,
-        model: Any = None,
+        model: object = None,
         *,
         layer: str | None = None,
         pooling: str | None = None,
-        zoo: Any = None,
+        zoo: ZooLike | None = None,
         device: str = "auto",
-        store: Any = None,
+        store: StoreLike | None = None,
         precision: str = "auto",
         backend: str = "auto",
         offline: bool = False,

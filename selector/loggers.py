@@ -9,10 +9,13 @@ import io
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from selector.core.registry import Registry
 from selector.core.units import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @runtime_checkable
@@ -25,7 +28,7 @@ class ExperimentLog(Protocol):
     def metric(self, name: str, value: float, step: int) -> None:
         """A finite value at a step."""
 
-    def figure(self, name: str, figure: object) -> None:
+    def figure(self, name: str, figure: Figure) -> None:
         """A matplotlib figure."""
 
     def artifact(self, path: Path) -> None:
@@ -59,7 +62,7 @@ class TensorBoard:
         """See ``ExperimentLog``."""
         self._writer.add_scalar(name, value, step)
 
-    def figure(self, name: str, figure: Any) -> None:
+    def figure(self, name: str, figure: Figure) -> None:
         """See ``ExperimentLog``."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -111,7 +114,7 @@ class MLflow:
         if len(self._waiting) >= _BATCH or time.monotonic() - self._sent > _SECONDS:
             self._send()
 
-    def figure(self, name: str, figure: object) -> None:
+    def figure(self, name: str, figure: Figure) -> None:
         """See ``ExperimentLog``."""
         self.client.log_figure(self.run_id, figure, f"figures/{name}.png")
 
@@ -154,7 +157,7 @@ class WeightsAndBiases:
         """See ``ExperimentLog``; a metric has steps of its own."""
         self.run.log({name: value, f"{name} (step)": step})
 
-    def figure(self, name: str, figure: Any) -> None:
+    def figure(self, name: str, figure: Figure) -> None:
         """See ``ExperimentLog``."""
         from PIL import Image
 
@@ -186,7 +189,7 @@ class Trackio(WeightsAndBiases):
         """See ``ExperimentLog``; kept as texts, since a run takes its settings when it begins."""
         self.run.log({f"parameters/{name}": str(value) for name, value in values.items()})
 
-    def figure(self, name: str, figure: object) -> None:
+    def figure(self, name: str, figure: Figure) -> None:
         """Not kept: the report holds it."""
 
     def artifact(self, path: Path) -> None:

@@ -19,11 +19,7 @@ app = typer.Typer(help="The models that a scan looks at.", no_args_is_help=True,
 @app.command("list")
 @o.with_fields("ScanConfig", "zoo", "models", "tags", "license")
 @guarded
-def list_models(
-    json: o.Json = False,
-    debug: o.Debug = False,
-    **options: Any,
-) -> None:
+def list_models(json: o.Json = False, debug: o.Debug = False, **options: str | None) -> None:
     """List the entries of a zoo with their facts."""
     from selector.core.units import format_count, words
     from selector.zoo import licenses, load_zoo
@@ -58,12 +54,7 @@ def list_models(
 @app.command("check")
 @o.with_fields("ScanConfig", "zoo", "models", "tags", "trust_zoo", "offline")
 @guarded
-def check(
-    plugin: o.Plugin = None,
-    json: o.Json = False,
-    debug: o.Debug = False,
-    **options: Any,
-) -> int:
+def check(plugin: o.Plugin = None, json: o.Json = False, debug: o.Debug = False, **options: Any) -> int:
     """Validate a zoo and say which of its models have their weights on this machine or can fetch them."""
     o.go_offline(options.pop("offline"))
     o.load_plugins(plugin)

@@ -28,7 +28,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Plugin = Annotated[
     list[str] | None,
     typer.Option(
-        help="Import this module (or .py file) first: it may register proxies, sources, tasks. It runs code. Repeatable.",
+        help="Import this module (or .py file) first: it may register proxies, sources, tasks. It runs code. Repeatable."
     ),
 ]
 

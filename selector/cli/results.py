@@ -101,8 +101,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show per item.")] = 3,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Number of items per batch.")] = 32,
     text_column: Annotated[
-        list[str] | None,
-        typer.Option("--text-column", help="Table column of texts; give it twice for text pairs."),
+        list[str] | None, typer.Option("--text-column", help="Table column of texts; give it twice for text pairs.")
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Predictions as CSV on stdout.")] = False,
     out: Annotated[
@@ -138,12 +137,7 @@ def predict(
     given = [sys.stdin if item == "-" else item for item in images]
     with stdout_kept():
         found = load_model(run, trust=trust_code).predict(
-            given,
-            top=top,
-            batch_size=batch_size,
-            device=device,
-            text_column=text_column,
-            min_score=min_score,
+            given, top=top, batch_size=batch_size, device=device, text_column=text_column, min_score=min_score
         )
         if found.writes_files or overlay:
             folder = out if out is not None and file is None else Path("predictions")

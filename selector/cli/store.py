@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 @app.command("path")
 @o.with_fields("ScanConfig", "store")
 @guarded
-def path(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
+def path(json: o.Json = False, debug: o.Debug = False, **options: str | None) -> None:
     """Print where the store lies."""
     from selector.store import FeatureStore
 
@@ -36,7 +36,7 @@ def path(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
 @app.command("list")
 @o.with_fields("ScanConfig", "store")
 @guarded
-def list_entries(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
+def list_entries(json: o.Json = False, debug: o.Debug = False, **options: str | None) -> None:
     """List the entries, the least recently used first."""
     from dataclasses import asdict
 
@@ -59,7 +59,7 @@ def list_entries(json: o.Json = False, debug: o.Debug = False, **options: Any) -
 @app.command("size")
 @o.with_fields("ScanConfig", "store")
 @guarded
-def size(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
+def size(json: o.Json = False, debug: o.Debug = False, **options: str | None) -> None:
     """Print how much space the store takes, decoded pixels included."""
     from selector.core.units import format_size
     from selector.store import FeatureStore
@@ -74,7 +74,7 @@ def size(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
 @app.command("info")
 @o.with_fields("ScanConfig", "store")
 @guarded
-def info(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
+def info(json: o.Json = False, debug: o.Debug = False, **options: str | None) -> None:
     """Show where the store lies, what takes its space, and up to where its caches grow."""
     from selector.core.units import format_size
     from selector.store import FeatureStore
@@ -101,7 +101,7 @@ def info(json: o.Json = False, debug: o.Debug = False, **options: Any) -> None:
 @app.command("verify")
 @o.with_fields("ScanConfig", "store")
 @guarded
-def verify(json: o.Json = False, debug: o.Debug = False, **options: Any) -> int:
+def verify(json: o.Json = False, debug: o.Debug = False, **options: str | None) -> int:
     """Check every checksum; damaged files are removed and computed again when needed."""
     from dataclasses import asdict
 
@@ -130,7 +130,7 @@ def prune(
     ] = None,
     json: o.Json = False,
     debug: o.Debug = False,
-    **options: Any,
+    **options: str | None,
 ) -> None:
     """Remove old or excess features; decoded pixels go first."""
     from dataclasses import asdict

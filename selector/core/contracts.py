@@ -238,7 +238,7 @@ class Source(Protocol):
         """Model ids that match a wildcard, in natural order; the pattern itself if it has none."""
         ...
 
-    def identify(self, spec: object) -> dict[str, Any]:
+    def identify(self, spec: object) -> dict[str, object]:
         """What decides the features of ``spec``, without importing torch or building the network.
 
         Plain JSON: source, model id, kwargs, content hash of the weights, pooling, layer,

@@ -56,7 +56,7 @@ class Cost:
             return False
         return self.latency > 2 * (self.latency_low or self.latency) or (self.load or 0.0) > BUSY_LOAD
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types."""
         return asdict(self)
 

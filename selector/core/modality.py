@@ -7,9 +7,9 @@ which one it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,17 @@ from selector.core.contracts import Items, ProgressCallback, no_progress, noun_o
 from selector.core.errors import BadImagesError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+
+Prepared = TypeVar("Prepared", bound=Sized)
+"""A prepared batch on the processor: pixels, tokens. It has a length (items) and slices."""
+
+Moved = TypeVar("Moved")
+"""A batch as ``Encoder.encode`` takes it."""
+
+Settings = TypeVar("Settings")
+"""How an encoder's items are prepared."""
 
 
 class Inputs(Protocol):
@@ -48,7 +58,7 @@ class Inputs(Protocol):
         ...
 
 
-class Modality(ABC):
+class Modality(ABC, Generic[Prepared, Moved, Settings]):
     """What generic code may ask of a modality.
 
     Attributes:
@@ -90,7 +100,7 @@ class Modality(ABC):
         """Items that cannot be read here by their names: of each format their number, and what to install."""
         return {}
 
-    def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, Any]:
+    def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, object]:
         """An item for the report, small: plain JSON. What cannot be read any more has an empty one.
 
         Args:
@@ -98,14 +108,14 @@ class Modality(ABC):
         """
         return {}
 
-    def facts(self, items: Items) -> dict[str, Any]:
+    def facts(self, items: Items) -> dict[str, object]:
         """What a report says of the items beside their number: plain JSON."""
         return {}
 
     # prepared once
 
     @abstractmethod
-    def key(self, preprocess: Any) -> str:
+    def key(self, preprocess: Settings) -> str:
         """What decides the prepared items: encoders with an equal key share them."""
 
     @abstractmethod
@@ -114,7 +124,7 @@ class Modality(ABC):
         items: Items,
         hashes: Sequence[str],
         names: Sequence[str],
-        preprocesses: Sequence[Any],
+        preprocesses: Sequence[Settings],
         *,
         folder: Path | None,
         max_size: int | None = None,
@@ -138,31 +148,37 @@ class Modality(ABC):
     def owns(self, batch: object) -> bool:
         """Whether a prepared batch is of this modality."""
 
-    def rows_of(self, batch: Any) -> int:
+    def rows_of(self, batch: Prepared) -> int:
         """Rows of features that a batch gives."""
         return len(batch)
 
-    def staged(self, batch: object, device: object) -> object:
+    def staged(self, batch: Prepared, device: torch.device) -> Prepared | torch.Tensor:
         """The batch on the processor, so laid out that moving it to the device does not wait."""
         return batch
 
     @abstractmethod
-    def ready(self, batch: Any, preprocess: Any, device: Any = "cpu", dtype: Any = None) -> Any:
+    def ready(
+        self,
+        batch: Prepared | torch.Tensor,
+        preprocess: Settings,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Moved:
         """The batch as ``Encoder.encode`` takes it, on a device."""
 
-    def filled(self, batch: Any, size: int) -> Any:
+    def filled(self, batch: Prepared, size: int) -> Prepared:
         """The batch filled up to the fixed shape of ``size`` items; as it is where there is none."""
         return batch
 
     @abstractmethod
-    def repeated(self, batch: Any, size: int) -> Any:
+    def repeated(self, batch: Prepared, size: int) -> Prepared:
         """``size`` items: those of the batch, over and over."""
 
-    def standard(self, preprocess: Any) -> Any:
+    def standard(self, preprocess: Settings) -> Prepared | None:
         """A batch of one item that costs are of, where items differ in size; None where all are alike."""
         return None
 
-    def pieces(self, batch: Any, size: int, tokens: int) -> Iterable[slice]:
+    def pieces(self, batch: Prepared, size: int, tokens: int) -> Iterable[slice]:
         """Parts of a batch of so many items at most, and of so many tokens where items differ in length."""
         return [slice(start, start + size) for start in range(0, len(batch), size)]
 
@@ -181,12 +197,12 @@ class Modality(ABC):
         return 0
 
     @abstractmethod
-    def described(self, preprocess: Any) -> str:
+    def described(self, preprocess: Settings) -> str:
         """What a single item is and how it could be smaller, for the error of a memory that is too small."""
 
     def augment(
-        self, batch: Any, annotations: Sequence[Any], mirror: bool = True, level: str = "light"
-    ) -> tuple[Any, Sequence[Any]]:
+        self, batch: Moved, annotations: Sequence[object], mirror: bool = True, level: str = "light"
+    ) -> tuple[Moved, Sequence[object]]:
         """A random variation of a batch, of which the annotations (an entry per item) know: geometry moves both.
 
         Drawn from torch's global generator, which a training loop seeds. The batch as it is where there is none.
@@ -197,6 +213,10 @@ class Modality(ABC):
         """
         return batch, annotations
 
-    def mirrored(self, batch: Any) -> Any | None:
+    def mirrored(self, batch: Moved) -> Moved | None:
         """The mirror images of a prepared batch; None where items have none."""
         return None
+
+
+AnyModality: TypeAlias = Modality[Any, Any, Any]
+"""A modality of which nothing is known: what generic code holds."""

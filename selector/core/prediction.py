@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Prediction:
         every = known if isinstance(known, np.ndarray) else None
         return cls(item, label, probability, leading, None, values, every)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types."""
         told: dict[str, object] = {"item": self.item}
         if self.label is not None or not self.values:
@@ -90,7 +90,13 @@ class Predictions(Sequence[Prediction]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Prediction]: ...
+
+    def __getitem__(self, index: int | slice) -> Prediction | list[Prediction]:
         return self._rows[index]
 
     def __iter__(self) -> Iterator[Prediction]:
@@ -136,7 +142,7 @@ class Predictions(Sequence[Prediction]):
         of_classes = any(row.label is not None for row in self._rows) or not any(row.values for row in self._rows)
         rows = []
         for row in self._rows:
-            cells: dict[str, Any] = {"item": row.item}
+            cells: dict[str, object] = {"item": row.item}
             if of_classes:
                 cells |= {"label": row.label, "probability": row.probability}
             for place, (name, probability) in enumerate(row.top[1:], start=2):

@@ -63,7 +63,7 @@ class Preprocess:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
         return replace(self, **fields)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types; ``from_dict`` reads it back."""
         return {
             "input_size": list(self.input_size),
@@ -128,7 +128,7 @@ class TextPreprocess:
         """What decides the tokens: encoders with an equal key share them."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types; of the tokenizer only the hash, its JSON is kept apart."""
         return {
             "tokenizer": xxhash.xxh3_128_hexdigest(self.tokenizer.encode()),
@@ -168,7 +168,7 @@ class RowsPreprocess:
         """How large an item is: (features, 1)."""
         return self.width, 1
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types; ``from_dict`` reads it back."""
         return {"width": self.width, "name": self.name}
 

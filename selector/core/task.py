@@ -12,7 +12,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -172,8 +172,18 @@ class Traced:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+Criterion: TypeAlias = "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+"""(outputs (R, K) float32, labels (R,) or (R, K)) -> scalar mean loss."""
+
 Probe: TypeAlias = Mapping[str, np.ndarray]
 """A solved linear probe, as the task solved it: ``weight`` (K, D) and ``bias`` (K,) of a linear head, ``strength`` ()."""
+
+
+class BalanceOptions(TypedDict, total=False):
+    """Options of ``Task.configured`` that tasks hand on."""
+
+    balance: str | None
+    label_smoothing: float | None
 
 
 class Task(ABC):
@@ -383,12 +393,7 @@ class Task(ABC):
             size: (height, width) of the training where it is not the encoder's own.
         """
 
-    def probe(
-        self,
-        target: Target,
-        train: tuple[RowPlan, np.ndarray],
-        val: tuple[RowPlan, np.ndarray],
-    ) -> Probe | None:
+    def probe(self, target: Target, train: tuple[RowPlan, np.ndarray], val: tuple[RowPlan, np.ndarray]) -> Probe | None:
         """Solve the linear probe on frozen features: the strategy ``frozen``, and where every training starts.
 
         Args:
@@ -448,7 +453,7 @@ class Task(ABC):
     @abstractmethod
     def predictions(
         self, outputs: Any, class_names: Sequence[str], context: Mapping[str, object]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """What predict hands over, an entry per item (or word): plain JSON but for arrays (masks)."""
 
     def condensed(self, output: Any, item: object, class_names: Sequence[str], context: Mapping[str, object]) -> object:
@@ -516,7 +521,7 @@ class Task(ABC):
 
     def drawn(
         self, outputs: Sequence[object], target: Target, items: np.ndarray, context: Mapping[str, object]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """What a sample of ``report`` shows beside its item, an entry per item: ``pictures``, small ones as ``data:``
         URIs with a ``title`` each. Only asked where ``draws``.
 

@@ -127,10 +127,7 @@ def _color(parts: Sequence[Any], where: str) -> Color:
 
 def _of_mapping(content: Mapping[Any, Any], where: str) -> dict[str, object]:
     if content and all(isinstance(value, list | tuple) for value in content.values()):
-        return {
-            "names": [str(k) for k in content],
-            "colors": [_color(v, f"{where}: {k}") for k, v in content.items()],
-        }
+        return {"names": [str(k) for k in content], "colors": [_color(v, f"{where}: {k}") for k, v in content.items()]}
     try:
         numbered = {int(key): str(value) for key, value in content.items()}
     except (TypeError, ValueError):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeGuard
 
 from selector.core.errors import TargetError
 from selector.core.table import Table
@@ -19,7 +20,7 @@ _LOOKED_AT = 1000  # entries of a folder, to tell what it is
 Entry = tuple[str, os.stat_result]
 
 
-def is_folder(x: object) -> bool:
+def is_folder(x: object) -> TypeGuard[str | os.PathLike[str]]:
     """Whether an input is a path of a folder."""
     return isinstance(x, str | os.PathLike) and Path(x).is_dir()
 

@@ -40,11 +40,7 @@ class Options:
 
     def schema(self) -> dict[str, object]:
         """What they say of the annotation, as a table hands it to the task."""
-        said = {
-            "separator": self.separator,
-            "ignore_index": self.ignore_index,
-            "box_format": self.box_format,
-        }
+        said = {"separator": self.separator, "ignore_index": self.ignore_index, "box_format": self.box_format}
         known = {} if self.class_names is None else class_schema(self.class_names)
         return {**known, **{key: value for key, value in said.items() if value is not None}}
 

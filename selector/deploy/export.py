@@ -260,9 +260,7 @@ def _pictures_exported(saved: SavedModel, preprocess: Preprocess, path: Path) ->
                 _export(form, path)
         except Exception as error:  # noqa: BLE001 - networks and the exporter refuse other sizes in many ways
             log.warning(
-                "%s takes images of its own size only (%s)",
-                saved.config["name"],
-                (str(error).splitlines() or [""])[0],
+                "%s takes images of its own size only (%s)", saved.config["name"], (str(error).splitlines() or [""])[0]
             )
         else:
             return form

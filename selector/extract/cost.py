@@ -29,7 +29,7 @@ from selector.core.errors import SourceError, first_line
 from selector.core.resources import is_out_of_memory
 from selector.extract.backends import Backend, open_backend
 from selector.extract.encode import Runner
-from selector.extract.inputs import Batch, ready
+from selector.extract.inputs import Batch, NetworkInput, ready
 from selector.sources._sketch import Sketch
 
 SECONDS = 0.8  # for the passes of a model; a network that is slower than that runs three times
@@ -150,7 +150,7 @@ def _counted(backend: Backend, device: str, pixels: Batch) -> tuple[int | None, 
 _CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object) -> int:
     """Of the CPU's fused attention, which torch's own table leaves out; takes shapes (B, heads, N, D)."""
     batch, heads, rows, width = query
     columns = key[-2]
@@ -249,7 +249,7 @@ class _Called(nn.Module):
         self.network = sketch.module
         self._call = sketch.call
 
-    def forward(self, batch: Any) -> object:
+    def forward(self, batch: NetworkInput) -> object:
         return self._call(self.network, batch)
 
 

@@ -12,11 +12,16 @@ from selector import modalities
 from selector.core.preprocess import AnyPreprocess
 
 if TYPE_CHECKING:
+    import torch
+
     from selector.modalities.tokens import Tokens
 
 
 Batch: TypeAlias = "NDArray[np.uint8] | Tokens"
 """Prepared items on the CPU: uint8 pixels (B, H, W, 3), or tokens of B texts. It has a length and slices."""
+
+NetworkInput: TypeAlias = "torch.Tensor | Tokens"
+"""A batch as ``Encoder.encode`` takes it."""
 
 Keys: TypeAlias = Callable[[NDArray[np.int64]], list[str]]
 """Positions of items -> what addresses their rows in the store (``Target.row_hashes``)."""
@@ -43,11 +48,17 @@ def rows_of(batch: Batch) -> int:
     return modalities.of_batch(batch).rows_of(batch)
 
 
-def ready(batch: object, preprocess: AnyPreprocess, device: object = "cpu", dtype: object = None) -> object:
+def ready(
+    batch: Batch | torch.Tensor,
+    preprocess: AnyPreprocess,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> NetworkInput:
     """The batch as ``Encoder.encode`` takes it, on a device.
 
     Args:
         batch: pixels (an array or a tensor) or tokens.
         dtype: of normalized images; tokens are whole numbers.
     """
-    return modalities.of(preprocess).ready(batch, preprocess, device, dtype)
+    found: NetworkInput = modalities.of(preprocess).ready(batch, preprocess, device, dtype)
+    return found

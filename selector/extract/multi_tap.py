@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from selector.extract.inputs import NetworkInput
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +59,7 @@ class Together(Around):
         super().__init__(variants[0], identity, sum(variant.num_features for variant in variants))
         self.outputs = tuple(variants)
 
-    def encode(self, batch: Any) -> torch.Tensor:
+    def encode(self, batch: NetworkInput) -> torch.Tensor:
         """Features (B, sum of D), the variants side by side."""
         import torch
 

@@ -235,7 +235,7 @@ def extract_rows(
     runner: Runner | MapRunner,
     inputs: Batches,
     items: NDArray[np.int64],
-    places: NDArray[Any] | None = None,
+    places: np.ndarray | None = None,
     reader: str = "pooled",
     variants: Sequence[str] | None = None,
     *,
@@ -290,7 +290,7 @@ def _rows_in(
 
 def _mapped(
     runner: MapRunner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: RowReader, variants: Sequence[str],
-    order: NDArray[np.int64], ordered: NDArray[np.int64], places: NDArray[Any] | None,
+    order: NDArray[np.int64], ordered: NDArray[np.int64], places: np.ndarray | None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
     assert places is not None
     for part, pixels in zip(batches, prefetched(inputs, batches), strict=True):
@@ -300,7 +300,7 @@ def _mapped(
 
 def _pooled(
     runner: Runner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: RowReader, variants: Sequence[str],
-    order: NDArray[np.int64], ordered: NDArray[np.int64], places: NDArray[Any] | None,
+    order: NDArray[np.int64], ordered: NDArray[np.int64], places: np.ndarray | None,
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
     import torch
 
@@ -397,12 +397,7 @@ class MapRows(ExtractionRun):
         return plan, plan.addresses(target.hashes)
 
     def _stream(
-        self,
-        runner: MapRunner,
-        items: Batches,
-        plan: RowPlan,
-        addresses: Sequence[str],
-        entries: Mapping[str, Entry],
+        self, runner: MapRunner, items: Batches, plan: RowPlan, addresses: Sequence[str], entries: Mapping[str, Entry]
     ) -> None:
         """Run the images of missing rows and append them to their entries, chunk by chunk."""
         lacks = {variant: np.zeros(len(plan), bool) for variant in entries}

@@ -116,12 +116,7 @@ class Labels:
 
 
 def check_labels(
-    labels: object,
-    count: int,
-    kind: LabelKind | str | None,
-    *,
-    mask: object = None,
-    names: Sequence[str] = (),
+    labels: object, count: int, kind: LabelKind | str | None, *, mask: object = None, names: Sequence[str] = ()
 ) -> Labels:
     """Validate ``labels`` for ``count`` rows.
 

@@ -104,10 +104,7 @@ class Moments:
         if len(kept) == len(self.label_total):
             return self
         return replace(
-            self,
-            cross=self.cross[kept],
-            label_total=self.label_total[kept],
-            label_square=self.label_square[kept],
+            self, cross=self.cross[kept], label_total=self.label_total[kept], label_square=self.label_square[kept]
         )
 
     def shifted_to(self, shift: np.ndarray) -> Moments:

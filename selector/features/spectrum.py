@@ -149,12 +149,7 @@ class Kernel:
         return np.asarray(inner)
 
 
-def from_kernel(
-    kernel: Kernel,
-    labels: Labels,
-    width: int,
-    device: str | None = None,
-) -> tuple[Spectrum, np.ndarray]:
+def from_kernel(kernel: Kernel, labels: Labels, width: int, device: str | None = None) -> tuple[Spectrum, np.ndarray]:
     """The N × N side: the spectrum and U (N, k). Cost: one eigendecomposition of N × N."""
     n = len(labels)
     inner = kernel.centered()

@@ -382,10 +382,7 @@ and all of them towards the early-stopped side."""
 
 
 def best_strength(
-    problems: Logistic,
-    strengths: Sequence[float],
-    held_out: Callable[[np.ndarray], np.ndarray],
-    tolerance: float,
+    problems: Logistic, strengths: Sequence[float], held_out: Callable[[np.ndarray], np.ndarray], tolerance: float
 ) -> tuple[Solved, np.ndarray]:
     """The solutions at the strength with the highest mean held-out log-likelihood, and those likelihoods.
 

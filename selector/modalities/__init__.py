@@ -8,14 +8,14 @@ from selector.core.errors import did_you_mean
 from selector.core.registry import Registry
 
 if TYPE_CHECKING:  # names and checks of them serve files that are read without numpy
-    from selector.core.modality import Modality
+    from selector.core.modality import AnyModality
 
-registry: Registry[Modality] = Registry("selector.modalities", "modality")
+registry: Registry[AnyModality] = Registry("selector.modalities", "modality")
 modality = registry.instance
 """Class decorator: ``@modality("name")`` files one instance of the class."""
 
 
-def of(kind: object) -> Modality:
+def of(kind: object) -> AnyModality:
     """The modality of a name, of a target, of an encoder or of its preprocessing."""
     return registry.get(str(getattr(kind, "modality", kind)))
 
@@ -32,7 +32,7 @@ def check(name: str) -> str:
     return name
 
 
-def of_batch(batch: object) -> Modality:
+def of_batch(batch: object) -> AnyModality:
     """The modality of a prepared batch.
 
     Raises:

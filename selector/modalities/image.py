@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -36,6 +36,8 @@ from selector.modalities.pixels.decode import (
 from selector.modalities.pixels.formats import IMAGE_SUFFIXES, begins_as_image, count_lacking, is_image_name
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = [
@@ -68,7 +70,7 @@ _OPERATIONS = (40.0, 350.0)
 
 
 @modalities.modality("image")
-class ImageModality(Modality):
+class ImageModality(Modality["NDArray[np.uint8]", "Tensor", Preprocess]):
     """See ``core.modality``. Batches are uint8 (B, H, W, 3)."""
 
     kind = "image"
@@ -88,7 +90,7 @@ class ImageModality(Modality):
         """See ``core.modality``; by the suffixes of files."""
         return count_lacking(names)
 
-    def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, Any]:
+    def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, object]:
         """A thumbnail."""
         try:
             return {"thumbnail": thumbnail(items[index])}
@@ -124,25 +126,31 @@ class ImageModality(Modality):
         """Arrays, and image tensors."""
         return isinstance(batch, np.ndarray) or hasattr(batch, "is_cuda")
 
-    def staged(self, batch: object, device: Any) -> object:
+    def staged(self, batch: NDArray[np.uint8], device: torch.device) -> Tensor:
         """As a tensor; page-locked for a GPU, so that the copy runs beside the computation."""
         import torch
 
         tensor = torch.from_numpy(np.ascontiguousarray(batch))
         return tensor.pin_memory() if device.type == "cuda" else tensor
 
-    def ready(self, batch: Any, preprocess: Preprocess, device: Any = "cpu", dtype: Any = None) -> Tensor:
+    def ready(
+        self,
+        batch: NDArray[np.uint8] | Tensor,
+        preprocess: Preprocess,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
         """Normalized (B, C, H, W)."""
         from selector.modalities.pixels.transform import normalize
 
         return normalize(batch, preprocess, device, dtype)
 
-    def filled(self, batch: Any, size: int) -> Any:
+    def filled(self, batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         """The first image is repeated."""
         lacking = size - len(batch)
         return np.concatenate([batch, np.repeat(batch[:1], lacking, axis=0)]) if lacking else batch
 
-    def repeated(self, batch: Any, size: int) -> Any:
+    def repeated(self, batch: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         """See ``core.modality``."""
         return np.resize(batch, (size, *batch.shape[1:])) if len(batch) < size else batch[:size]
 
@@ -162,8 +170,8 @@ class ImageModality(Modality):
         return f"image of {preprocess.input_size}; free memory, or set a smaller preprocess.input_size."
 
     def augment(
-        self, batch: Tensor, annotations: Sequence[Any], mirror: bool = True, level: str = "light"
-    ) -> tuple[Tensor, list[Any]]:
+        self, batch: Tensor, annotations: Sequence[object], mirror: bool = True, level: str = "light"
+    ) -> tuple[Tensor, list[object]]:
         """See ``core.modality``; uint8 (B, H, W, C) as a tensor."""
         from selector.modalities.pixels.augmentation import augmented
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from selector import modalities
 from selector.core.contracts import Items, ProgressCallback, Words, no_progress
@@ -16,6 +16,9 @@ from selector.core.preprocess import TextPreprocess
 from selector.modalities.tokens import TokenizedText, Tokens
 from selector.modalities.tokens.tokenizer import TextTokenizer, UnreadableText, text_hash, why_unusable
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["TextTokenizer", "TokenizedText", "Tokens", "UnreadableText", "text_hash", "why_unusable"]
 
 _SHOWN = 200  # characters of a text
@@ -23,7 +26,7 @@ _USUAL_TOKENS = (16.0, 256.0)
 
 
 @modalities.modality("text")
-class TextModality(Modality):
+class TextModality(Modality[Tokens, Tokens, TextPreprocess]):
     """See ``core.modality``. Batches are ``Tokens``."""
 
     kind = "text"
@@ -41,7 +44,7 @@ class TextModality(Modality):
 
         return bad_texts(bad, names)
 
-    def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, Any]:
+    def preview(self, items: Items, index: int, name: str, part: slice | None = None) -> dict[str, object]:
         """The words that it is about, or the beginning of the text on one line; of a pair both."""
         item = items[index]
         if part is not None:
@@ -50,7 +53,7 @@ class TextModality(Modality):
         lines = [" ".join(part.split()) for part in parts]
         return {"text": " | ".join(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…" for line in lines)}
 
-    def facts(self, items: Items) -> dict[str, Any]:
+    def facts(self, items: Items) -> dict[str, object]:
         """Whether they are pairs; nothing of lists of words."""
         first = items[0] if len(items) else ""
         return {} if isinstance(first, Words) else {"pairs": not isinstance(first, str)}
@@ -91,8 +94,15 @@ class TextModality(Modality):
         """A row per text, or one a word."""
         return batch.num_features
 
-    def ready(self, batch: Tokens, preprocess: TextPreprocess, device: Any = "cpu", dtype: Any = None) -> Tokens:
+    def ready(
+        self,
+        batch: Tokens | torch.Tensor,
+        preprocess: TextPreprocess,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> Tokens:
         """Moved; tokens are whole numbers, whatever the precision."""
+        assert isinstance(batch, Tokens)
         return batch.to(device)
 
     def repeated(self, batch: Tokens, size: int) -> Tokens:

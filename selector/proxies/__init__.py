@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ConfigError, NotApplicable, ProxyError
@@ -107,16 +108,16 @@ ProxyLike: TypeAlias = "str | Callable[..., Score | float]"
 
 @overload
 def score(
-    features: Any,
-    labels: Any,
+    features: ArrayLike,
+    labels: ArrayLike,
     proxy: ProxyLike = "logme",
     *,
     intervals: bool = False,
     seed: int = 0,
-    source_logits: Any = None,
-    unlabeled: Any = None,
+    source_logits: ArrayLike | None = None,
+    unlabeled: ArrayLike | None = None,
     label_kind: LabelKind | str | None = None,
-    groups: Any = None,
+    groups: ArrayLike | None = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
     **params: Any,
@@ -126,15 +127,15 @@ def score(
 @overload
 def score(
     features: Any,
-    labels: Any,
+    labels: ArrayLike,
     proxy: Sequence[ProxyLike],
     *,
     intervals: bool = False,
     seed: int = 0,
-    source_logits: Any = None,
-    unlabeled: Any = None,
+    source_logits: ArrayLike | None = None,
+    unlabeled: ArrayLike | None = None,
     label_kind: LabelKind | str | None = None,
-    groups: object = None,
+    groups: ArrayLike | None = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
 ) -> dict[str, Score]: ...
@@ -147,12 +148,12 @@ def score(
     *,
     intervals: bool = False,
     seed: int = 0,
-    source_logits: object = None,
-    unlabeled: object = None,
+    source_logits: ArrayLike | None = None,
+    unlabeled: ArrayLike | None = None,
     label_kind: LabelKind | str | None = None,
-    mask: object = None,
+    mask: ArrayLike | None = None,
     label_names: Sequence[str] = (),
-    groups: object = None,
+    groups: ArrayLike | None = None,
     keys: Sequence[object] | None = None,
     device: str | None = None,
     **params: Any,
@@ -223,7 +224,7 @@ def proxy_name(proxy: ProxyLike) -> str:
 
 
 def evaluate(
-    features: FeatureSet, proxy: ProxyLike, *, intervals: bool = False, seed: int | None = None, **params: object
+    features: FeatureSet, proxy: ProxyLike, *, intervals: bool = False, seed: int | None = None, **params: Any
 ) -> Score:
     """Run one proxy on a feature set; what several proxies need is computed once.
 

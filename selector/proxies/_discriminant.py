@@ -40,11 +40,7 @@ class Space:
         if features.uses_kernel:
             return features.shared("discriminant space", lambda: cls._reduced(features))
         return cls(
-            features.rows,
-            features.width,
-            features.moments.shift,
-            features.training_moments,
-            lambda: features.moments,
+            features.rows, features.width, features.moments.shift, features.training_moments, lambda: features.moments
         )
 
     @classmethod

@@ -109,7 +109,7 @@ class Proxy:
 
 _COMMON_ANSWERS = {
     "Which split?": "Training and validation rows of the target. The test split is for the final metric only; a score that "
-    "has seen it makes the metric too optimistic.",
+    "has seen it makes the metric too optimistic."
 }
 
 registry: Registry[Proxy] = Registry(

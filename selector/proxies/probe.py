@@ -179,10 +179,7 @@ class _Problem:
         counts = (np.bincount(part) for part in (self.codes[right], self.codes, predicted))
         hit, truth, said = (np.pad(c, (0, self.classes - len(c))) for c in counts)
         shown = truth + said > 0
-        return {
-            "accuracy": float(right.mean()),
-            "miou": float((hit[shown] / (truth + said - hit)[shown]).mean()),
-        }
+        return {"accuracy": float(right.mean()), "miou": float((hit[shown] / (truth + said - hit)[shown]).mean())}
 
 
 class _Labels:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from selector.core.documents import plain
 from selector.core.errors import ConfigError
@@ -63,7 +62,7 @@ class Comparison:
     settings: tuple[tuple[str, object, object], ...]
     versions: tuple[tuple[str, object, object], ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types."""
         data: dict[str, object] = plain(asdict(self))
         return data

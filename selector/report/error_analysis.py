@@ -140,8 +140,7 @@ class ErrorAnalysis:
 def error_analysis(ranking: StoredRanking) -> ErrorAnalysis | None:
     """The error analysis of the model that was selected; None when none was kept."""
     found = next(
-        ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("error_analysis")),
-        None,
+        ((model.name, m) for model in ranking for m in model.measurements if m.extra.get("error_analysis")), None
     )
     if found is None:
         return None

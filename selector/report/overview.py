@@ -80,9 +80,9 @@ class Overview:
     epsilon: float
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types."""
-        data: dict[str, Any] = plain(asdict(self))
+        data: dict[str, object] = plain(asdict(self))
         return data
 
 
@@ -122,7 +122,7 @@ class Rankings(Sequence["Ranking | FailedTarget"]):
         """What they say together; see ``overview``."""
         return overview(self._members, epsilon, self.seconds)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types: the overview, and each target's run."""
         members = [each.to_dict() if isinstance(each, Ranking) else asdict(each) for each in self._members]
         return {"overview": self.overview().to_dict(), "targets": members}

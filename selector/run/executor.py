@@ -14,12 +14,15 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from selector.core.errors import SourceError
 from selector.run.job import Answer, Failure, JobResult, JobT, Needs, Value, name_of, no_needs
 
 log = logging.getLogger(__name__)
+
+Ticket = TypeVar("Ticket")
+"""What a job that is under way is known by."""
 
 DEATHS = 2  # of workers with one part of a job; then it is given up
 
@@ -166,7 +169,7 @@ class _Attempt(Generic[JobT]):
         return None if rest is None else replace(self, job=rest)
 
 
-class WorkerExecutor(ABC):
+class WorkerExecutor(ABC, Generic[Ticket]):
     """The driver of executors with workers: back-pressure, order of completion, another attempt after a death."""
 
     @property
@@ -179,15 +182,15 @@ class WorkerExecutor(ABC):
         """See ``Executor.close``."""
 
     @abstractmethod
-    def _start(self, run: Callable[[Any], Any], job: Any, needs: Needs) -> Any:
+    def _start(self, run: Callable[[JobT], Value], job: JobT, needs: Needs) -> Ticket:
         """Begin a job; returns its ticket. Raises ``SourceError`` where it cannot be handed over."""
 
     @abstractmethod
-    def _wait(self, tickets: Sequence[Any]) -> list[tuple[Any, Answer]]:
+    def _wait(self, tickets: Sequence[Ticket]) -> list[tuple[Ticket, Answer]]:
         """At least one finished job, as soon as there is one."""
 
     @abstractmethod
-    def _stop(self, tickets: Sequence[Any]) -> None:
+    def _stop(self, tickets: Sequence[Ticket]) -> None:
         """Give up jobs that are under way."""
 
     def map(
@@ -200,7 +203,7 @@ class WorkerExecutor(ABC):
         """See ``Executor.map``. What is under way when the caller closes the iterator is given up."""
         source = iter(jobs)
         again: list[_Attempt[JobT]] = []
-        open_: dict[Any, _Attempt[JobT]] = {}
+        open_: dict[Ticket, _Attempt[JobT]] = {}
         try:
             while True:
                 while len(open_) < self.width:

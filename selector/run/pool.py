@@ -29,7 +29,7 @@ from selector.core.contracts import ProgressCallback, no_progress
 from selector.core.resources import LIBRARIES, THREADS, own_cores
 from selector.core.units import format_duration, format_size
 from selector.run.executor import WorkerExecutor
-from selector.run.job import Answer, Needs, WorkerLimits, pack
+from selector.run.job import Answer, JobT, Needs, Value, WorkerLimits, pack
 from selector.run.worker import plugins
 
 CORES = 4  # of a worker on a processor: beyond, one model gains less from a further core than a second model does
@@ -40,7 +40,7 @@ _GRACE = 5.0  # seconds to end in after an interrupt, for jobs that report steps
 _MARK = "SELECTOR_WORKER"  # environment variable of a worker and of all that it starts
 
 
-class Pool(WorkerExecutor):
+class Pool(WorkerExecutor["_Worker"]):
     """Worker processes, started when there is a first job for them: a run that the store answers starts none.
 
     Args:
@@ -85,7 +85,7 @@ class Pool(WorkerExecutor):
             self._folder.cleanup()
             self._folder = None
 
-    def _start(self, run: Callable[[Any], Any], job: Any, needs: Needs) -> _Worker:
+    def _start(self, run: Callable[[JobT], Value], job: JobT, needs: Needs) -> _Worker:
         content, shared = pack((run, job))
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="selector-shared-")

@@ -22,7 +22,7 @@ from typing import Any
 from selector.core.errors import OptionError
 from selector.core.resources import given_threads, memory_limit, resource_limits
 from selector.run.executor import WorkerExecutor
-from selector.run.job import Answer, Failure, Needs, Shared, WorkerLimits, fetch_shared_with, pack
+from selector.run.job import Answer, Failure, JobT, Needs, Shared, Value, WorkerLimits, fetch_shared_with, pack
 from selector.run.pool import CORES, Pool
 from selector.run.worker import Module, answer, import_plugins, plugins, report
 
@@ -36,7 +36,7 @@ _LOOPBACK = "127.0.0.1"
 _MODE, _TOKEN, _CLUSTERS = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
-class RayCluster(WorkerExecutor):
+class RayCluster(WorkerExecutor[object]):
     """Tasks of Ray, one per job; the cluster is joined or started when there is a first job.
 
     Args:
@@ -59,8 +59,8 @@ class RayCluster(WorkerExecutor):
         self._ray: Any = None  # its own annotations are partial
         self._before: _Surroundings | None = None
         self._own = False  # whether the cluster was started for this run
-        self._shared: dict[str, Any] = {}
-        self._bundles: dict[tuple[str, ...], Any] = {}
+        self._shared: dict[str, object] = {}
+        self._bundles: dict[tuple[str, ...], object] = {}
 
     @property
     def width(self) -> int:
@@ -114,7 +114,7 @@ class RayCluster(WorkerExecutor):
             return max(1, min(each, int(self._node_cpus)))
         return max(1, min(CORES, int(self._node_cpus / 2)))
 
-    def _start(self, run: Callable[[Any], Any], job: Any, needs: Needs) -> Any:
+    def _start(self, run: Callable[[JobT], Value], job: JobT, needs: Needs) -> object:
         content, shared = pack((run, job), self._ray.cloudpickle.Pickler)
         name = str(getattr(job, "name", "job"))
         level = logging.getLogger("selector").getEffectiveLevel()
@@ -147,13 +147,13 @@ class RayCluster(WorkerExecutor):
             return None
         return max(1, int(allowed / self._gpus if self._gpus else resources["num_cpus"]))
 
-    def _wait(self, tickets: Sequence[Any]) -> list[tuple[Any, Answer]]:
-        ready: list[Any] = []
+    def _wait(self, tickets: Sequence[object]) -> list[tuple[object, Answer]]:
+        ready: list[object] = []
         while not ready:  # in steps, so that an interrupt is heard at once
             ready, _ = self._ray.wait(list(tickets), num_returns=1, timeout=1.0, fetch_local=False)
         return [(ref, self._answer(ref)) for ref in ready]
 
-    def _answer(self, ref: Any) -> Answer:
+    def _answer(self, ref: object) -> Answer:
         errors = self._ray.exceptions
         try:
             found: Answer = self._ray.get(ref)
@@ -165,7 +165,7 @@ class RayCluster(WorkerExecutor):
             return Answer("died", reason=f"died ({_first_line(error)})")
         return found
 
-    def _stop(self, tickets: Sequence[Any]) -> None:
+    def _stop(self, tickets: Sequence[object]) -> None:
         if self._own and isinstance(sys.exception(), KeyboardInterrupt):
             return  # the cluster of a run ends in ``close``; Ray aborts the driver where an answer meets its cancellation
         for ref in tickets:

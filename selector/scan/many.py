@@ -92,7 +92,7 @@ class _Member:
             self.fail(error)
 
 
-def rank_many(targets: Sequence[object], config: ScanConfig, notify: ProgressCallback) -> Rankings:
+def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallback) -> Rankings:
     """Rank the models of a zoo for several targets; see ``selector.rank``.
 
     Raises:
@@ -198,7 +198,7 @@ def _names(targets: Sequence[Any]) -> list[str]:
     return names
 
 
-def _root(config: ScanConfig, targets: Sequence[object]) -> Path | None:
+def _root(config: ScanConfig, targets: Sequence[Any]) -> Path | None:
     """The folder of the overview and of the runs below it.
 
     Raises:

@@ -110,7 +110,7 @@ def group(tokens: Tokens, longest: int) -> tuple[Tensor, Tokens]:
     at = (row, column[row, first])
     shape = (len(mask), int(counts.max()))
 
-    def placed(values: Tensor, fill: Any) -> Tensor:
+    def placed(values: Tensor, fill: float) -> Tensor:
         return values.new_full(shape, fill).index_put(at, values)
 
     words = None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, WeightsMissing, ZooError, first_line
@@ -71,7 +71,7 @@ class ElmoSource:
             return []
         return [str(i + 1) for i in range(options.lstm.n_layers + 1)]
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``."""
         if spec.kwargs:
             raise SourceError(

@@ -25,7 +25,7 @@ class FeaturesSource:
         """The array itself."""
         return [pattern]
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``; what decides them is in the target."""
         return {"source": "features", "model": spec.model_id}
 

@@ -34,7 +34,7 @@ class MemorySource:
         """The network itself; what is in memory is not listed."""
         return [pattern]
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``. The id is the content."""
         return {
             "source": "memory",

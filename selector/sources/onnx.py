@@ -43,7 +43,7 @@ class OnnxSource:
             raise ZooError(f"onnx:{pattern}: name the file in full; a wildcard does not list files.")
         return [pattern]
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``. The hash covers the file and the weights that it keeps beside it."""
         path = _file(spec)
         tokenizer = None if spec.text is None else spec.text.tokenizer

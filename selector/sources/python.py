@@ -52,7 +52,7 @@ class PythonSource:
             raise ZooError(f"python:{pattern}: expected package.module:factory, in full and without a wildcard.")
         return [pattern]
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``. A hash of the module's source file stands for the code."""
         module, _ = split(spec.model_id, spec.name)
         if spec.weights == "none":

@@ -87,7 +87,7 @@ class TimmSource:
         repo: str | None = known["models"].get(name, [None])[0]
         return repo
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``; asks the hub for a hash when the weights are not cached."""
         _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         identity: dict[str, object] = {"source": "timm", "model": spec.model_id, **_weights.settings_identity(spec)}
@@ -111,7 +111,7 @@ class TimmSource:
         from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
 
         identity = self.identify(spec)
-        network = _network(spec, identity["model"])
+        network = _network(spec, str(identity["model"]))
         if spec.weights == "none":
             what = f"timm cannot build '{network.model}'"
             module = run_quietly(lambda: network.create(None), spec, what, network.settings)
@@ -200,7 +200,7 @@ def _hub_file(spec: ModelSpec) -> _hub.HubFile:
     return _hub.find(repo, names, revision, spec.name)
 
 
-def _hub_config(file: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _hub_config(file: Path) -> tuple[str, dict[str, object], dict[str, object]]:
     """(architecture, pretrained configuration, arguments) of a model that was pushed to the hub."""
     try:
         data = read_json(file)
@@ -221,7 +221,7 @@ _ORIGINS = frozenset({"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename
 """Fields of timm's pretrained configuration that say where weights come from, and label names, which are not needed."""
 
 
-def _plain_config(config: Mapping[str, object]) -> dict[str, Any]:
+def _plain_config(config: Mapping[str, object]) -> dict[str, object]:
     from timm.models import PretrainedCfg
 
     known = set(PretrainedCfg.__dataclass_fields__) - _ORIGINS
@@ -235,10 +235,10 @@ def _plain_config(config: Mapping[str, object]) -> dict[str, Any]:
 class TimmNetwork(Network):
     """An architecture of timm; ``config`` is the pretrained configuration that came with it from the hub."""
 
-    config: Mapping[str, Any] | None = None
+    config: Mapping[str, object] | None = None
     source: ClassVar[str] = "timm"
 
-    def create(self, num_classes: int | None, **more: Any) -> nn.Module:
+    def create(self, num_classes: int | None, **more: object) -> nn.Module:
         """``timm.create_model`` of an architecture by its plain name, without weights unless ``more`` brings them.
 
         Raises:
@@ -272,7 +272,7 @@ class TimmNetwork(Network):
         matcher = group_matcher(coarse=False) if callable(group_matcher) else None
         return blocks_by_matcher(module, matcher, self.classifier(module)) or super().block_names(module)
 
-    def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Network]:
+    def resized(self, module: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, TimmNetwork]:
         """With position embeddings and windows resampled, where the architecture can."""
         from selector.sources._encoder import seeded
 
@@ -318,10 +318,10 @@ def _network(spec: ModelSpec, model: str) -> TimmNetwork:
     return TimmNetwork(architecture, {**arguments, **spec.kwargs}, config)
 
 
-def _pretrained(spec: ModelSpec, network: Any, file: Path) -> nn.Module:
+def _pretrained(spec: ModelSpec, network: TimmNetwork, file: Path) -> nn.Module:
     _weights.refuse_quantized(file, spec.name)
     # timm reads safetensors itself; of other formats it gets tensors that were read without running code
-    weights: dict[str, Any] = (
+    weights: dict[str, object] = (
         {"file": str(file)} if file.suffix == ".safetensors" else {"state_dict": _weights.read_state_dict(file)}
     )
     # custom_load describes the original file of another library, not the hub's copy
@@ -339,7 +339,7 @@ def _pretrained_file(spec: ModelSpec) -> Path:
     return _hub.fetch(_hub_file(spec), spec.name)
 
 
-def _from_file(spec: ModelSpec, network: Any) -> tuple[nn.Module, Any]:
+def _from_file(spec: ModelSpec, network: TimmNetwork) -> tuple[nn.Module, TimmNetwork]:
     """A network with the weights of a local file; the number of classes is taken from the file."""
     from selector.sources._encoder import run_quietly
 
@@ -364,7 +364,7 @@ def _from_file(spec: ModelSpec, network: Any) -> tuple[nn.Module, Any]:
     return module, network
 
 
-def _preprocess(spec: ModelSpec, module: Any, network: Any) -> tuple[nn.Module, Any, Preprocess]:
+def _preprocess(spec: ModelSpec, module: nn.Module, network: TimmNetwork) -> tuple[nn.Module, TimmNetwork, Preprocess]:
     """The model's own data configuration with the zoo's overrides; a fixed-size network follows the size."""
     import timm.data
 

@@ -66,7 +66,7 @@ class TorchvisionSource:
         except ZooError:
             return _index.matching(pattern, [name for name, _ in every], "torchvision")
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``."""
         _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         model, weights, url = _resolve(spec)

@@ -87,7 +87,7 @@ class TransformersSource:
         here = spec.model_id.startswith((".", "/")) or (Path(spec.base or ".") / spec.model_id).is_dir()
         return None if here else _hub.split_revision(spec.model_id)[0]
 
-    def identify(self, spec: ModelSpec) -> dict[str, Any]:
+    def identify(self, spec: ModelSpec) -> dict[str, object]:
         """See ``contracts.Source``. The tokenizer is in it by content, as are pooling and maximum length."""
         _weights.refuse_kwargs(spec.name, spec.kwargs, _RESERVED)
         files = find_files(spec)

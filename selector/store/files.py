@@ -17,13 +17,16 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import xxhash
 
 from selector.core.atomic import TEMPORARY, replacing
 from selector.core.errors import ConfigError, StoreError
 from selector.core.units import format_size
+
+P = ParamSpec("P")
+Found = TypeVar("Found")
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +220,7 @@ class RemoteFiles:
     def _full(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _call(self, what: str, function: Any, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, what: str, function: Callable[P, Found], *args: P.args, **kwargs: P.kwargs) -> Found:
         try:
             return function(*args, **kwargs)
         except FileNotFoundError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from selector.core.errors import ConfigError, TargetError
 from selector.core.stats import softmax
 from selector.core.task import NotFinite, Stats
 from selector.tasks._linear import LinearTask, temperature_of
+
+if TYPE_CHECKING:
+    import torch
 
 IMBALANCE = 3.0  # the largest class over the smallest: above it the loss is weighted
 MAX_WEIGHT = 10.0  # one rare image must not outweigh a batch
@@ -207,7 +210,7 @@ class ClassTask(LinearTask):
 
     def predictions(
         self, outputs: object, class_names: Sequence[str], context: Mapping[str, object]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """An entry per row: ``label``, its calibrated ``probability``, and ``probabilities`` (C,) of all classes."""
         probabilities = softmax(np.asarray(outputs), temperature_of(context))
         return [
@@ -215,6 +218,6 @@ class ClassTask(LinearTask):
             for i, row in zip(probabilities.argmax(axis=1), probabilities, strict=True)
         ]
 
-    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
+    def activation(self, outputs: torch.Tensor, context: Mapping[str, object]) -> tuple[str, torch.Tensor]:
         """Calibrated probabilities."""
         return "probabilities", (outputs / temperature_of(context)).softmax(dim=-1)

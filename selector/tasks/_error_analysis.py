@@ -116,10 +116,9 @@ def _confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[st
 def _samples(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[dict[str, object]]:
     labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
     wrong, right = np.flatnonzero(said != labels), np.flatnonzero(said == labels)
-    order = [
-        *wrong[np.argsort(-sure[wrong], kind="stable")],
-        *right[np.argsort(sure[right], kind="stable")],
-    ][:MOST_SAMPLES]
+    order = [*wrong[np.argsort(-sure[wrong], kind="stable")], *right[np.argsort(sure[right], kind="stable")]][
+        :MOST_SAMPLES
+    ]
     return [
         {
             "row": int(row),

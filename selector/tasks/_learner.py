@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from selector.core.errors import TrainingError
-
-Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(outputs (R, K) float32, labels (R,) or (R, K)) -> scalar mean loss."""
+from selector.core.task import Criterion
 
 
 class HeadLearner(nn.Module):
@@ -42,7 +40,7 @@ class HeadLearner(nn.Module):
         """Rows."""
         return float(len(self._labels(annotations)))
 
-    def predict(self, batch: Any) -> np.ndarray:
+    def predict(self, batch: object) -> np.ndarray:
         """Outputs (R, K) float32."""
         outputs: np.ndarray = self.network(batch).float().cpu().numpy()
         return outputs

@@ -17,11 +17,10 @@ import xxhash
 from selector.core.contracts import Encoder, LabelKind, Target
 from selector.core.errors import TargetError
 from selector.core.table import Facet, RowPlan
-from selector.core.task import NotFinite, Probe, Stats, Task
+from selector.core.task import Criterion, NotFinite, Probe, Stats, Task
 from selector.linear import solve_head
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 WEAK = 0.1  # of the root mean square deviation over the columns
@@ -45,7 +44,7 @@ class LinearTask(Task):
         return len(target.class_names)
 
     @abstractmethod
-    def criterion(self, target: Target) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def criterion(self, target: Target) -> Criterion:
         """(outputs (R, K) float32, labels (R,) or (R, K)) -> mean loss; weights learned from the training split."""
 
     @abstractmethod
@@ -74,7 +73,7 @@ class LinearTask(Task):
         """Labels of rows in the type that loss and metrics take; classes are whole numbers."""
         return annotations.astype(np.int64)
 
-    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
+    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[object]:
         """The labels of some items: a number or a vector per item, of words an array (W,)."""
         return target.by_item(self.labels(target.labels_of(indices)), indices)
 
@@ -100,7 +99,7 @@ class LinearTask(Task):
         target: Target,
         init: Probe | None = None,
         size: tuple[int, int] | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> nn.Module:
         """The encoder with a linear head of ``num_outputs``, which starts as the solved probe."""
         from selector.tasks._learner import HeadLearner

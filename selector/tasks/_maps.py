@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 
 from selector.core.contracts import Encoder, Items, Target
 from selector.core.errors import ConfigError, did_you_mean
-from selector.core.task import Task
+from selector.core.task import BalanceOptions, Task
 from selector.modalities.image import canvas_of
 from selector.modalities.pixels.maps import canvas_encoder, canvas_side
 
@@ -40,7 +40,9 @@ class MapTask(Task):
     decoder_noun: ClassVar[str] = "decoder"
     lacking: ClassVar[str]
 
-    def configured(self, *, decoder: str | None = None, loss: str | None = None, **options: Any) -> Self:
+    def configured(
+        self, *, decoder: str | None = None, loss: str | None = None, **options: Unpack[BalanceOptions]
+    ) -> Self:
         """The task with another decoder.
 
         Raises:
@@ -127,11 +129,7 @@ def _canvas(key: _ByIdentity, short: int) -> tuple[int, int]:
     return canvas_of(key.items, short)
 
 
-def read_places(
-    maps: Sequence[torch.Tensor],
-    places: Sequence[np.ndarray | None],
-    read: Any,
-) -> torch.Tensor:
+def read_places(maps: Sequence[torch.Tensor], places: Sequence[np.ndarray | None], read: Any) -> torch.Tensor:
     """Rows (R, D) of all maps side by side at the places of each image, image after image.
 
     Args:

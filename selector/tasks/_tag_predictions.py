@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from selector.core.prediction import Prediction, Predictions
 
@@ -34,7 +34,7 @@ class TaggedText(Prediction):
     probabilities: tuple[float, ...] = ()
     entities: tuple[Entity, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types."""
         return {
             "item": self.item,
@@ -70,7 +70,7 @@ class TaggedTexts(Predictions):
         """A row per word: columns sentence (from 0), word, label, probability, error."""
         import pandas as pd
 
-        rows: list[tuple[Any, ...]] = []
+        rows: list[tuple[object, ...]] = []
         for number, row in enumerate(iter(self)):
             if row.error:
                 rows.append((number, None, None, None, row.error))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from selector.core.contracts import LabelKind, Target, noun_of
 from selector.core.stats import Metric, best_temperature, softmax
 from selector.core.table import Table
-from selector.core.task import Section, Stats
+from selector.core.task import Criterion, Section, Stats
 from selector.tasks import task
 from selector.tasks._classes import (
     ClassTask,
@@ -175,7 +175,7 @@ class Classification(ClassificationReading, ClassTask):
         counts = np.bincount(self.labels(target.labels_of(target.indices("train"))))
         return [*absent_classes(target), *(balanced_note(counts, self.balance) if self.balances else [])]
 
-    def criterion(self, target: Target) -> Callable[..., Any]:
+    def criterion(self, target: Target) -> Criterion:
         """Cross-entropy; weighted by (a root of) inverse frequency where classes differ a lot in size."""
         import torch
         from torch.nn import functional

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from selector.core.contracts import LabelKind, Target, noun_of
 from selector.core.errors import TargetError
 from selector.core.stats import Metric, mean_ranks
 from selector.core.table import Table
-from selector.core.task import Section, Stats
+from selector.core.task import Criterion, Section, Stats
 from selector.tasks import task
 from selector.tasks._linear import LinearTask, check_columns
 from selector.tasks._read_labels import (
@@ -30,6 +30,9 @@ from selector.tasks._read_labels import (
 )
 from selector.tasks._read_regression import are_binary
 from selector.tasks.classification import missing_label
+
+if TYPE_CHECKING:
+    import torch
 
 SEPARATOR = "|"
 
@@ -337,7 +340,7 @@ class Multilabel(MultilabelReading, LinearTask):
             f"items with a rare label weigh up to {most:.1f} times as much in the loss (--balance none: all alike)."
         ]
 
-    def criterion(self, target: Target) -> Callable[..., Any]:
+    def criterion(self, target: Target) -> Criterion:
         """Binary cross-entropy over known entries; positives weigh (a root of) negatives over positives in train."""
         import torch
         from torch.nn import functional
@@ -398,7 +401,7 @@ class Multilabel(MultilabelReading, LinearTask):
 
     def predictions(
         self, outputs: object, class_names: Sequence[str], context: Mapping[str, object]
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, object]]:
         """``labels`` whose probability reaches their threshold, and ``probabilities`` (L,) of all."""
         probabilities = _sigmoid(np.asarray(outputs))
         thresholds = np.asarray(thresholds_of(context) or [0.5] * probabilities.shape[1])
@@ -407,7 +410,7 @@ class Multilabel(MultilabelReading, LinearTask):
             for row in probabilities
         ]
 
-    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
+    def activation(self, outputs: torch.Tensor, context: Mapping[str, object]) -> tuple[str, torch.Tensor]:
         """Probabilities."""
         return "probabilities", outputs.sigmoid()
 

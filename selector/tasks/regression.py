@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import numpy as np
 
@@ -13,10 +13,13 @@ from selector.core.contracts import LabelKind, Target
 from selector.core.errors import ConfigError, did_you_mean
 from selector.core.stats import Metric, mean_ranks
 from selector.core.table import RowPlan
-from selector.core.task import Probe, Section, Stats
+from selector.core.task import BalanceOptions, Criterion, Probe, Section, Stats
 from selector.tasks import task
 from selector.tasks._linear import LinearTask, check_columns
 from selector.tasks._read_regression import RegressionReading, quantiles
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS: Mapping[str, Metric] = {
     "r2": Metric(unit="", chance=0.0),
@@ -92,7 +95,9 @@ class Regression(RegressionReading, LinearTask):
 
     loss: str = "mse"
 
-    def configured(self, *, decoder: str | None = None, loss: str | None = None, **options: Any) -> Self:
+    def configured(
+        self, *, decoder: str | None = None, loss: str | None = None, **options: Unpack[BalanceOptions]
+    ) -> Self:
         """The task with another loss.
 
         Raises:
@@ -111,7 +116,7 @@ class Regression(RegressionReading, LinearTask):
         """With the loss, where it is not the usual one."""
         return self.name if self.loss == "mse" else f"{self.name} {self.loss}"
 
-    def criterion(self, target: Target) -> Callable[..., Any]:
+    def criterion(self, target: Target) -> Criterion:
         """Mean over known, standardized values: their squared error, or Huber's loss, which is linear beyond one
         deviation (on the scale of the squared error below it)."""
         import torch
@@ -194,7 +199,9 @@ class Regression(RegressionReading, LinearTask):
         labels = self.labels(target.labels_of(items))
         return self.stats(np.zeros(labels.shape), labels, known, np.ones(len(known)))
 
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predictions(
+        self, outputs: object, class_names: Sequence[str], context: Mapping[str, Any]
+    ) -> list[dict[str, object]]:
         """``value`` in the target's units (of several their names), with the ends of its 90% interval."""
         values = np.asarray(outputs, dtype=np.float64) * np.asarray(context["scale"]) + np.asarray(context["mean"])
         names = list(class_names) or (
@@ -203,7 +210,7 @@ class Regression(RegressionReading, LinearTask):
         halves = context.get("interval")
         found = []
         for row in values:
-            cells: dict[str, Any] = {}
+            cells: dict[str, object] = {}
             for i, (name, value) in enumerate(zip(names, row, strict=True)):
                 cells[name] = float(value)
                 if halves is not None:
@@ -211,7 +218,7 @@ class Regression(RegressionReading, LinearTask):
             found.append(cells)
         return found
 
-    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, Any] | None:
+    def activation(self, outputs: torch.Tensor, context: Mapping[str, Any]) -> tuple[str, torch.Tensor]:
         """Values in the target's units."""
         scale, mean = (outputs.new_tensor(context[name]) for name in ("scale", "mean"))
         return "values", outputs * scale + mean
@@ -234,7 +241,7 @@ class Regression(RegressionReading, LinearTask):
         rows = []
         for i, name in enumerate(names):
             known = ~np.isnan(truth[:, i])
-            row: dict[str, Any] = {"value": name, "items": int(known.sum())}
+            row: dict[str, object] = {"value": name, "items": int(known.sum())}
             row |= {m: _rounded(_of_column(m, truth[known, i], predicted[known, i])) for m in METRICS}
             if half is not None:
                 inside = np.abs(truth[known, i] - predicted[known, i]) <= half[i]

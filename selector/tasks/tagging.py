@@ -6,7 +6,7 @@ Rows are words; an item is a sentence, and no entity crosses its border.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -19,7 +19,7 @@ from selector.core.errors import ConfigError
 from selector.core.prediction import Prediction
 from selector.core.stats import Metric, best_temperature, softmax
 from selector.core.table import RowPlan, Table
-from selector.core.task import Section, Stats
+from selector.core.task import Criterion, Section, Stats
 from selector.tasks import task
 from selector.tasks._classes import (
     ClassTask,
@@ -312,7 +312,7 @@ class Tagging(TaggingReading, ClassTask):
         facets = {self.facet: replace(facet, labels=facet.labels[kept])}
         return RowPlan(plan.item[kept], facets, plan.place[kept], plan.reader)
 
-    def criterion(self, target: Target) -> Callable[..., Any]:
+    def criterion(self, target: Target) -> Criterion:
         """Cross-entropy, every word alike: most words are O in the data that a tagger meets as well."""
         from functools import partial
 

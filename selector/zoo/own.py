@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import xxhash
 from pydantic import ValidationError
@@ -19,10 +19,13 @@ from pydantic import ValidationError
 from selector.core.errors import OptionError, ZooError
 from selector.zoo.spec import ModelSpec, explain
 
-_LIVE: dict[str, Any] = {}
+if TYPE_CHECKING:
+    from torch import nn
+
+_LIVE: dict[str, nn.Module] = {}
 
 
-def live(token: str, name: str) -> Any:
+def live(token: str, name: str) -> nn.Module:
     """The module that was given under a token.
 
     Raises:
@@ -36,22 +39,22 @@ def live(token: str, name: str) -> Any:
     return _LIVE[token]
 
 
-def is_module(value: Any) -> bool:
+def is_module(value: object) -> TypeGuard[nn.Module]:
     """Whether a value is a torch module; imports nothing."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
 
 
 def make_spec(
-    model: Any,
+    model: object,
     *,
     name: str | None = None,
-    transform: Any = None,
+    transform: object = None,
     layer: str | None = None,
     pooling: str | None = None,
     weights: str | os.PathLike[str] | None = None,
-    **facts: Any,
-) -> Any:
+    **facts: object,
+) -> ModelSpec:
     """An entry of a zoo: a module of this process, or a model of any source with weights of your own.
 
     Args:
@@ -71,7 +74,7 @@ def make_spec(
         ZooError: a fact that an entry has not, or one of a wrong kind.
         OptionError: a transform that is none of these.
     """
-    given: dict[str, Any] = {"layer": layer, "pooling": pooling, **facts}
+    given: dict[str, object] = {"layer": layer, "pooling": pooling, **facts}
     if is_module(model):
         if weights is not None:
             raise OptionError("weights are of 'source:model'; a module has its own. Leave them out.", "weights")
@@ -94,7 +97,7 @@ def make_spec(
         raise ZooError(explain(error, str(given["name"]))) from None
 
 
-def as_spec(value: Any, name: str | None = None) -> Any:
+def as_spec(value: object, name: str | None = None) -> ModelSpec:
     """A value of ``zoo=`` or ``models=`` as an entry: a module, ``source:model``, or an entry already."""
     if isinstance(value, ModelSpec):
         return value if name is None else value.model_copy(update={"name": name})
@@ -108,7 +111,7 @@ def _file(path: str | os.PathLike[str]) -> dict[str, str]:
     return {"file": file.name, "base": str(file.parent)}
 
 
-def _token(module: Any) -> str:
+def _token(module: nn.Module) -> str:
     """A module's content: its class, its architecture in words, and every weight."""
     torch = sys.modules["torch"]
     digest = xxhash.xxh3_128(f"{type(module).__module__}.{type(module).__qualname__}\n{module}".encode())
@@ -159,7 +162,7 @@ def _fields(resize: int, crop: int, normal: Any, interpolation: object = None) -
     }
 
 
-def _side(size: Any) -> int:
+def _side(size: int | Sequence[int]) -> int:
     return int(size if isinstance(size, int) else min(size))
 
 

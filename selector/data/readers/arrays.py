@@ -14,12 +14,7 @@ from selector.core.contracts import Items, RawText
 from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._items import ListItems, is_picture, is_tensor
-from selector.data._memory import (
-    STRINGS,
-    annotation_of,
-    raw_image,
-    rows_of,
-)
+from selector.data._memory import STRINGS, annotation_of, raw_image, rows_of
 from selector.data._sentences import tagged_words, words_table
 from selector.data._tabular import path_pictures
 from selector.data.reader import Found, Options, reader, refuse_masked

@@ -7,13 +7,13 @@ Of the 34 ids the 19 that the benchmark evaluates are classes and the rest is vo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._trees import Entry, first_missing, is_folder, listed, mask_table, split_among
 from selector.data.reader import Options, reader
 from selector.modalities.image import is_image_name
+from selector.options.data import PathLike
 
 NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
@@ -23,12 +23,12 @@ IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _PICTURES, _TRUTH = "leftImg8bit", ("gtFine", "gtCoarse")
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return is_folder(x) and (Path(x) / _PICTURES).is_dir() and any((Path(x) / name).is_dir() for name in _TRUTH)
 
 
 @reader("cityscapes", "a folder in the layout of Cityscapes (leftImg8bit/ and gtFine/)", _accepts, rank=10)
-def _read(x: Any, options: Options) -> Table:
+def _read(x: PathLike, options: Options) -> Table:
     root = Path(x).absolute()
     truth = next(name for name in _TRUTH if (root / name).is_dir())
     tail = f"_{_PICTURES}.png"

@@ -19,6 +19,7 @@ from selector.data._items import FileItems
 from selector.data._tabular import picture_path
 from selector.data._trees import is_folder
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
+from selector.options.data import PathLike
 
 _HEAD = 1 << 16  # bytes that are looked at to tell what a file is
 _KEYS = (b'"images"', b'"annotations"', b'"categories"')
@@ -77,7 +78,7 @@ class _File:
 
 
 @reader("coco", "a COCO JSON file of boxes, or a folder of them", _accepts, rank=10)
-def _read(x: Any, options: Options) -> Table:
+def _read(x: PathLike, options: Options) -> Table:
     root = Path(x).absolute()
     files = [_open(file, _split_of(file, root) if root.is_dir() else "") for file in _files(root)]
     folder = root if root.is_dir() else root.parent

@@ -18,12 +18,7 @@ def _accepts(x: object, options: Options) -> bool:
     return isinstance(x, str | os.PathLike) and Path(x).is_dir()
 
 
-@reader(
-    "folder",
-    "a folder with one folder of images per class",
-    _accepts,
-    rank=90,
-)
+@reader("folder", "a folder with one folder of images per class", _accepts, rank=90)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
     root = Path(x).absolute()
     skipped: list[str] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.table import Table
@@ -25,6 +24,7 @@ from selector.data._trees import (
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader
 from selector.modalities.image import is_image_name
+from selector.options.data import PathLike
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "leftimg8bit")
 MASK_FOLDERS = (
@@ -34,7 +34,7 @@ MASK_FOLDERS = (
 _TAILS = re.compile(r"[_-](mask|masks|label|labels|seg|segmentation|gt|annotation|l|p)$", re.IGNORECASE)
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     return is_folder(x) and _places(Path(x)) is not None
 
 
@@ -59,7 +59,7 @@ def _pair(folder: Path) -> tuple[str, str] | None:
 
 
 @reader("masks", "a folder of images/ and masks/ (same names)", _accepts, rank=20)
-def _read(x: Any, options: Options) -> Table:
+def _read(x: PathLike, options: Options) -> Table:
     root = Path(x).absolute()
     images: list[Entry] = []
     masks: list[Entry] = []

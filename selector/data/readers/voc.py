@@ -31,12 +31,13 @@ from selector.data._trees import (
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
 from selector.modalities.image import is_image_name
+from selector.options.data import PathLike
 
 _PICTURES, _MASKS, _BOXES, _SETS = "JPEGImages", "SegmentationClass", "Annotations", "ImageSets"
 _LONGEST, _DEEPEST = 1 << 20, 32  # bytes of an XML file, and levels
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     if not is_folder(x):
         return False
     root = Path(x)
@@ -52,7 +53,7 @@ def _accepts(x: Any, options: Options) -> bool:
     _accepts,
     rank=10,
 )
-def _read(x: Any, options: Options) -> Table:
+def _read(x: PathLike, options: Options) -> Table:
     root = Path(x).absolute()
     masks = (root / _PICTURES).is_dir() and (root / _MASKS).is_dir() and options.task != "detection"
     return _of_masks(root, options) if masks else _of_boxes(root, options)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from selector.core.errors import TargetError
 from selector.core.table import Table
@@ -17,11 +16,12 @@ from selector.data._text_rows import read_utf8
 from selector.data._trees import Entry, by_stem, first_missing, is_folder, listed, picture_table, split_among
 from selector.data.reader import Options, reader
 from selector.modalities.image import is_image_name
+from selector.options.data import PathLike
 
 _YAML = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
 
-def _accepts(x: Any, options: Options) -> bool:
+def _accepts(x: object, options: Options) -> bool:
     if not is_folder(x):
         return isinstance(x, str | Path) and Path(x).name.lower() in _YAML and Path(x).is_file()
     root = Path(x)
@@ -48,7 +48,7 @@ def _stem(path: str) -> str:
 
 
 @reader("yolo", "a folder of YOLO text files (images/, labels/ and data.yaml or classes.txt)", _accepts, rank=15)
-def _read(x: Any, options: Options) -> Table:
+def _read(x: PathLike, options: Options) -> Table:
     given = Path(x).absolute()
     root = given if given.is_dir() else given.parent
     spec = next((root / name for name in _YAML if (root / name).is_file()), None)

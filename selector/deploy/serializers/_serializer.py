@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from selector.core.errors import ConfigError
 
@@ -19,7 +19,11 @@ Keep = Callable[[Any, Any], Any]
 """(outputs of one item, the item) -> what is kept of them until all items are read."""
 
 
-class Serializer(ABC):
+Settings = TypeVar("Settings")
+"""How the items of a modality are prepared."""
+
+
+class Serializer(ABC, Generic[Settings]):
     """What generic code of this room asks of a modality."""
 
     # the folder
@@ -33,33 +37,35 @@ class Serializer(ABC):
         """
 
     @abstractmethod
-    def read(self, folder: Path, data: Mapping[str, object]) -> Any:
+    def read(self, folder: Path, data: Mapping[str, object]) -> Settings:
         """The preprocessing of a saved model.
 
         Raises:
             ConfigError: a file that it needs is missing, or is another one.
         """
 
-    def files(self, preprocess: Any) -> dict[str, str]:
+    def files(self, preprocess: Settings) -> dict[str, str]:
         """Texts that lie beside the weights, by name: what ``read`` needs beside the configuration."""
         return {}
 
-    def library_files(self, preprocess: Any) -> dict[str, str]:
+    def library_files(self, preprocess: Settings) -> dict[str, str]:
         """Texts that only the library of the network looks for, by name."""
         return {}
 
-    def shape(self, preprocess: Any) -> tuple[int, ...] | None:
+    def shape(self, preprocess: Settings) -> tuple[int, ...] | None:
         """Of an item as a network takes it, where all have one: such networks can be written as a torch program."""
         return None
 
     # use
 
     @abstractmethod
-    def noun(self, preprocess: Any) -> str:
+    def noun(self, preprocess: Settings) -> str:
         """One item, in messages."""
 
     @abstractmethod
-    def collect(self, given: Any, preprocess: Any, pairs: bool | None, columns: Sequence[str]) -> list[tuple[str, Any]]:
+    def collect(
+        self, given: object, preprocess: Settings, pairs: bool | None, columns: Sequence[str]
+    ) -> list[tuple[str, object]]:
         """(name, item) of everything that was given to predict.
 
         Args:
@@ -71,7 +77,7 @@ class Serializer(ABC):
 
     @abstractmethod
     def outputs(
-        self, run: Run, items: Sequence[Any], preprocess: Any, batch_size: int, device: str, keep: Keep
+        self, run: Run, items: Sequence[Any], preprocess: Settings, batch_size: int, device: str, keep: Keep
     ) -> tuple[list[object | None], list[str]]:
         """Outputs of each item, and the reason (or nothing) why there are none."""
 
@@ -82,16 +88,20 @@ class Serializer(ABC):
         """Python text of what ``predict`` is given."""
 
     @abstractmethod
-    def pipeline(self, preprocess: Any, task: str, *, of_maps: bool) -> str:
+    def pipeline(self, preprocess: Settings, task: str, *, of_maps: bool) -> str:
         """The hub's name of what the model does."""
 
     @abstractmethod
-    def facts(self, preprocess: Any, pairs: bool) -> str:
+    def facts(self, preprocess: Settings, pairs: bool) -> str:
         """Rows of the table of facts: how items are prepared."""
 
     @abstractmethod
-    def tensor(self, preprocess: Any) -> str:
+    def tensor(self, preprocess: Settings) -> str:
         """What the network takes, in a sentence."""
+
+
+AnySerializer: TypeAlias = Serializer[Any]
+"""Of a modality that is not known."""
 
 
 def listed(given: object, expected: str) -> list[object]:

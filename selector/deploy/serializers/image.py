@@ -25,7 +25,7 @@ Images = Any
 
 
 @serializer("image")
-class ImageSerializer(Serializer):
+class ImageSerializer(Serializer[Preprocess]):
     """See ``Serializer``."""
 
     def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, object]:
@@ -49,8 +49,8 @@ class ImageSerializer(Serializer):
         return "image"
 
     def collect(
-        self, given: Images, preprocess: Preprocess, pairs: bool | None, columns: Sequence[str]
-    ) -> list[tuple[str, Any]]:
+        self, given: object, preprocess: Preprocess, pairs: bool | None, columns: Sequence[str]
+    ) -> list[tuple[str, object]]:
         """See ``Serializer``."""
         if columns:
             raise ConfigError(f"text_column={', '.join(columns)} was given, but the model reads images; leave it out.")

@@ -27,7 +27,7 @@ class _Saved(BaseModel):
 
 
 @serializer("rows")
-class RowsSerializer(Serializer):
+class RowsSerializer(Serializer[RowsPreprocess]):
     """See ``Serializer``."""
 
     def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, object]:
@@ -48,7 +48,7 @@ class RowsSerializer(Serializer):
 
     def collect(
         self, given: Any, preprocess: RowsPreprocess, pairs: bool | None, columns: Sequence[str]
-    ) -> list[tuple[str, Any]]:
+    ) -> list[tuple[str, object]]:
         """See ``Serializer``."""
         if columns:
             raise ConfigError(

@@ -202,7 +202,7 @@ class _TextSettings(BaseModel):
 
 
 @serializer("text")
-class TextSerializer(Serializer):
+class TextSerializer(Serializer[TextPreprocess]):
     """See ``Serializer``."""
 
     def checked(self, preprocess: Mapping[str, object], path: Path) -> dict[str, object]:
@@ -235,8 +235,8 @@ class TextSerializer(Serializer):
         return "sentence" if preprocess.words else "text"
 
     def collect(
-        self, given: Any, preprocess: TextPreprocess, pairs: bool | None, columns: Sequence[str]
-    ) -> list[tuple[str, Any]]:
+        self, given: object, preprocess: TextPreprocess, pairs: bool | None, columns: Sequence[str]
+    ) -> list[tuple[str, object]]:
         """See ``Serializer``; a text is its own name, one without content has its place."""
         found: list[tuple[str, Any]] = []
         found += _expand_words(given, columns) if preprocess.words else _expand(given, pairs, columns)

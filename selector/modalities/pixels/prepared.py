@@ -48,15 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = [
-    "DEFAULT_MAX_SIZE",
-    "Pixels",
-    "load_image",
-    "normalize",
-    "open_pixels_many",
-    "prepare",
-    "resize",
-]
+__all__ = ["DEFAULT_MAX_SIZE", "Pixels", "load_image", "normalize", "open_pixels_many", "prepare", "resize"]
 
 log = logging.getLogger(__name__)
 
@@ -487,10 +479,7 @@ class SegmentWriter:
         }
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with (
-                replacing(self._folder / f"{uuid.uuid4().hex}{SUFFIX}") as temporary,
-                temporary.open("xb") as file,
-            ):
+            with replacing(self._folder / f"{uuid.uuid4().hex}{SUFFIX}") as temporary, temporary.open("xb") as file:
                 file.writelines(pack(arrays))
         except OSError as error:
             raise StoreError(

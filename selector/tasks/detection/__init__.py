@@ -20,8 +20,10 @@ from selector.tasks.detection.box_predictions import (
     RECALLS,
     SIZES,
     DetectionStats,
+    FoundBox,
     FoundBoxes,
     FoundInImages,
+    TrueBoxes,
     in_pixels,
     match,
     small_copy,
@@ -31,7 +33,9 @@ from selector.tasks.detection.reading import BoxAnnotations, Boxes, DetectionRea
 from selector.tasks.segmentation.mask_predictions import picture_size, swatch
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+    from torchvision.tv_tensors import BoundingBoxes
 
     from selector.tasks.detection.detectors import DetectionNetwork
 
@@ -71,7 +75,7 @@ class Detection(DetectionReading, MapTask):
 
     # rows
 
-    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
+    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[TrueBoxes]:
         """Of each item ``boxes`` (``tv_tensors.BoundingBoxes``, in pixels of its image) and ``labels`` (n,)."""
         import torch
         from torchvision import tv_tensors
@@ -168,9 +172,9 @@ class Detection(DetectionReading, MapTask):
 
         return () if is_whole(encoder.module) else named
 
-    def augment(self, batch: Any, annotations: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    def augment(self, batch: object, annotations: Sequence[TrueBoxes]) -> tuple[object, Sequence[TrueBoxes]]:
         """Boxes of which a crop has left less than two pixels are dropped."""
-        kept = []
+        kept: list[TrueBoxes] = []
         for known in annotations:
             boxes = known["boxes"]
             sides = boxes[:, 2:] - boxes[:, :2]
@@ -195,7 +199,7 @@ class Detection(DetectionReading, MapTask):
 
     # use
 
-    def output(self, network: nn.Module, batch: Any) -> Any:
+    def output(self, network: nn.Module, batch: torch.Tensor) -> list[dict[str, np.ndarray]]:
         """Boxes of each image; see ``_detector.shares``."""
         from selector.tasks.detection.detectors import shares
 
@@ -208,7 +212,9 @@ class Detection(DetectionReading, MapTask):
         facts = {"min_score": str(context.get("min_score", 0.5))}
         return Traced(OnePicture(cast(Any, network)), OnePicture.names, unlike, facts)
 
-    def predictions(self, outputs: Any, class_names: Sequence[str], context: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predictions(
+        self, outputs: Sequence[Mapping[str, np.ndarray]], class_names: Sequence[str], context: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
         """``boxes`` (n, 4) in shares of the image, ``scores`` (n,) and ``labels`` (n names), the most confident first; those
         below the least score that validation chose are left out."""
         least = float(context.get("min_score", 0.5))
@@ -226,7 +232,13 @@ class Detection(DetectionReading, MapTask):
         return found
 
     def prediction(
-        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, object], top: int
+        self,
+        name: str,
+        item: object,
+        output: Sequence[Mapping[str, np.ndarray]],
+        class_names: Sequence[str],
+        context: Mapping[str, object],
+        top: int,
     ) -> FoundBoxes:
         """Boxes in pixels of the image."""
         size = picture_size(item)
@@ -240,18 +252,19 @@ class Detection(DetectionReading, MapTask):
         return FoundInImages(rows, class_names)
 
     def drawn(
-        self, outputs: Sequence[object], target: Target, items: np.ndarray, context: Mapping[str, object]
-    ) -> list[dict[str, Any]]:
+        self, outputs: Sequence[Any], target: Target, items: np.ndarray, context: Mapping[str, object]
+    ) -> list[dict[str, object]]:
         """Small copies of each image: with its true boxes, and with those that are predicted as ``predict`` hands them
         over, from the score on that validation chose."""
-        known, names, drawn = _boxes(target), target.class_names, []
+        known, names = _boxes(target), target.class_names
+        drawn: list[dict[str, object]] = []
         for output, item in zip(outputs, items, strict=True):
             picture, true = read_image(target.items[int(item)]), known[int(item)]
-            truth = [
+            truth: list[FoundBox] = [
                 {"label": names[label], "box": box} for box, label in zip(true.xyxy.tolist(), true.labels, strict=True)
             ]
             found = in_pixels(self.predictions([output], names, context)[0], picture.shape[:2])
-            pictures = {"truth": truth, "predicted": found}
+            pictures: dict[str, Sequence[FoundBox]] = {"truth": truth, "predicted": found}
             shown = [{"title": title, "uri": small_copy(picture, boxes, names)} for title, boxes in pictures.items()]
             drawn.append({"pictures": shown})
         return drawn
@@ -268,7 +281,7 @@ def _boxes(target: Target) -> BoxAnnotations:
     return found
 
 
-def _some(boxes: Any, keep: Any) -> Any:
+def _some(boxes: BoundingBoxes, keep: torch.Tensor) -> BoundingBoxes:
     from torchvision import tv_tensors
 
     return tv_tensors.wrap(boxes[keep], like=boxes)
@@ -286,11 +299,11 @@ def _boxes_each(counts: Sequence[int], limit: int) -> int:
 class _Matching:
     """See ``core.task.Evaluator``."""
 
-    def __init__(self, known: BoxAnnotations, classes: int, summary: Mapping[str, Any]) -> None:
+    def __init__(self, known: BoxAnnotations, classes: int, summary: Mapping[str, object]) -> None:
         self._known, self._classes, self._summary = known, classes, summary
         self._found: list[dict[str, np.ndarray]] = []
 
-    def update(self, outputs: Any, items: np.ndarray) -> None:
+    def update(self, outputs: Sequence[Mapping[str, np.ndarray]], items: np.ndarray) -> None:
         """``outputs``: a mapping per image, as ``_detector.shares`` gives it."""
         for one, item in zip(outputs, items, strict=True):
             true: Boxes = self._known[int(item)]

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,7 +23,26 @@ from selector.tasks.detection.box_rows import ious
 from selector.tasks.segmentation.mask_predictions import OVERLAYS, SMALL, free_name
 from selector.tasks.segmentation.reading import voc_palette
 
+if TYPE_CHECKING:
+    import pandas
+    from torchvision.tv_tensors import BoundingBoxes
+
 COCO, CSV = "boxes.json", "boxes.csv"
+
+
+class TrueBoxes(TypedDict):
+    """What is known of an image: boxes in its pixels, and the number of the class of each (n,)."""
+
+    boxes: BoundingBoxes
+    labels: np.ndarray
+
+
+class FoundBox(TypedDict):
+    """A box: the name of its class, and left, top, right, bottom in pixels; with a score where a detector found it."""
+
+    label: str
+    box: list[float]
+    score: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class FoundBoxes(Prediction):
     source: Any = field(default=None, repr=False, compare=False)
 
     @property
-    def boxes(self) -> list[dict[str, Any]]:
+    def boxes(self) -> list[FoundBox]:
         """Of each box ``label``, ``score`` and ``box``; empty for an image that could not be read."""
         return list(self.values.get("boxes", ()))
 
@@ -56,17 +75,17 @@ class FoundInImages(Predictions):
         return cast("Iterator[FoundBoxes]", super().__iter__())
 
     @property
-    def boxes(self) -> list[list[dict[str, Any]]]:
+    def boxes(self) -> list[list[FoundBox]]:
         """The boxes of each image: ``label``, ``score``, ``box`` (left, top, right, bottom in pixels)."""
         return [row.boxes for row in self]
 
-    def to_coco(self) -> dict[str, Any]:
+    def to_coco(self) -> dict[str, object]:
         """A COCO document: images, categories, and annotations with a ``score``; a box is left, top, width, height.
 
         Its ``annotations`` are what pycocotools' ``loadRes`` reads as results.
         """
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for number, row in enumerate(iter(self), start=1):
             if row.error is not None:
                 continue
@@ -88,12 +107,12 @@ class FoundInImages(Predictions):
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(self.class_names)]
         return {"images": images, "annotations": annotations, "categories": categories}
 
-    def to_dataframe(self) -> Any:
+    def to_dataframe(self) -> pandas.DataFrame:
         """A row a box: item, label, score, left, top, right, bottom in pixels, error; one row of an image without."""
         import pandas as pd
 
         columns = ["item", "label", "score", "left", "top", "right", "bottom", "error"]
-        rows: list[list[Any]] = []
+        rows: list[list[object]] = []
         for row in self:
             rows += [[row.item, one["label"], one["score"], *one["box"], None] for one in row.boxes]
             if not row.boxes:
@@ -134,12 +153,12 @@ class FoundInImages(Predictions):
         return self
 
 
-def _counts(boxes: Sequence[Mapping[str, object]]) -> str:
+def _counts(boxes: Sequence[FoundBox]) -> str:
     labels = [one["label"] for one in boxes]
     return ", ".join(f"{labels.count(name)} {name}" for name in dict.fromkeys(labels)) or "nothing"
 
 
-def in_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> list[dict[str, object]]:
+def in_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> list[FoundBox]:
     """Boxes of an entry of ``Task.predictions`` as ``label``, ``score`` and ``box`` in pixels of (height, width)."""
     height, width = size
     boxes = np.clip(found["boxes"], 0, 1) * np.array([width, height, width, height], np.float32)
@@ -150,7 +169,7 @@ def in_pixels(found: Mapping[str, Any], size: tuple[int, int]) -> list[dict[str,
 
 
 def with_boxes(
-    picture: np.ndarray, boxes: Sequence[Mapping[str, Any]], class_names: Sequence[str], small: int | None = None
+    picture: np.ndarray, boxes: Sequence[FoundBox], class_names: Sequence[str], small: int | None = None
 ) -> Image.Image:
     """A copy of an image uint8 (H, W, 3) with its boxes in the colors of their classes.
 
@@ -173,7 +192,7 @@ def with_boxes(
     return image
 
 
-def small_copy(picture: np.ndarray, boxes: Sequence[Mapping[str, object]], class_names: Sequence[str]) -> str:
+def small_copy(picture: np.ndarray, boxes: Sequence[FoundBox], class_names: Sequence[str]) -> str:
     """A small copy of ``with_boxes`` as a ``data:`` URI."""
     content = io.BytesIO()
     with_boxes(picture, boxes, class_names, SMALL).save(content, "JPEG", quality=85)

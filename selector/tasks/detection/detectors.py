@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,7 +19,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+from selector.tasks.detection.box_predictions import TrueBoxes
 
 WIDTH = 128  # channels of the pyramid: half of torchvision's, for images of a third of its side
 HIDDEN = 512  # of the two layers behind RoI-Align
@@ -35,7 +37,9 @@ HEAD_PARTS = ("backbone.pyramid", "rpn", "roi_heads", "head")
 class Canvas(nn.Module):
     """In the place of torchvision's transform: images come resized and normalized already, and all alike."""
 
-    def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, object]:
+    def forward(
+        self, images: torch.Tensor | Sequence[torch.Tensor], targets: object = None
+    ) -> tuple[ImageList, object]:
         """Images (B, C, H, W) as torchvision's detectors hand them on."""
         batch = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
         size = (int(batch.shape[2]), int(batch.shape[3]))
@@ -58,7 +62,9 @@ class Pyramid(nn.Module):
         extra: what adds coarser levels.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], finest: int, extra: Any) -> None:
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], finest: int, extra: ExtraFPNBlock | None
+    ) -> None:
         super().__init__()
         self.single = len(set(strides)) < 2
         if self.single:
@@ -120,11 +126,7 @@ class DetectionNetwork(nn.Module):
         with self._single(batch):
             found = self.detector(batch)
         return [
-            {
-                "boxes": one["boxes"][keep],
-                "labels": one["labels"][keep] - self.shift,
-                "scores": one["scores"][keep],
-            }
+            {"boxes": one["boxes"][keep], "labels": one["labels"][keep] - self.shift, "scores": one["scores"][keep]}
             for one in found
             for keep in (one["labels"] >= self.shift,)
         ]
@@ -260,7 +262,12 @@ def _ssd(backbone: Backbone, pyramid: Pyramid, strides: list[int], classes: int)
     )
 
 
-_BUILDERS: Mapping[str, Any] = {"fasterrcnn": _fasterrcnn, "retinanet": _retinanet, "fcos": _fcos, "ssd": _ssd}
+_BUILDERS: Mapping[str, Callable[[Backbone, Pyramid, list[int], int], Any]] = {
+    "fasterrcnn": _fasterrcnn,
+    "retinanet": _retinanet,
+    "fcos": _fcos,
+    "ssd": _ssd,
+}
 
 
 class DetectionLearner(nn.Module):
@@ -271,7 +278,7 @@ class DetectionLearner(nn.Module):
         self.network = network
         self.new: tuple[str, ...] = tuple(f"network.detector.{part}" for part in network.new)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: object = None) -> torch.Tensor:
+    def loss(self, batch: torch.Tensor, annotations: Sequence[TrueBoxes], unlabeled: object = None) -> torch.Tensor:
         """Mean over images; those without boxes teach what is background."""
         targets = [_target(known, batch) for known in annotations]
         losses = self.network.losses(batch, targets)
@@ -281,7 +288,7 @@ class DetectionLearner(nn.Module):
         """Pictures."""
         return float(len(annotations))
 
-    def predict(self, batch: Any) -> list[dict[str, np.ndarray]]:
+    def predict(self, batch: torch.Tensor) -> list[dict[str, np.ndarray]]:
         """See ``shares``."""
         return shares(self.network(batch), (batch.shape[2], batch.shape[3]))
 
@@ -303,7 +310,7 @@ def shares(found: Sequence[Mapping[str, torch.Tensor]], size: tuple[int, int]) -
     ]
 
 
-def _target(known: Mapping[str, Any], batch: torch.Tensor) -> dict[str, torch.Tensor]:
+def _target(known: TrueBoxes, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     boxes = known["boxes"]
     height, width = boxes.canvas_size
     scale = torch.tensor([batch.shape[3] / width, batch.shape[2] / height] * 2)

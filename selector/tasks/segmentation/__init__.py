@@ -6,7 +6,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, Unpack, cast
 
 import numpy as np
 import xxhash
@@ -16,7 +16,7 @@ from selector.core.errors import ConfigError, TargetError
 from selector.core.prediction import Prediction
 from selector.core.stats import Metric
 from selector.core.table import Facet, RowPlan
-from selector.core.task import Evaluator, NotFinite, Probe, Section, Stats
+from selector.core.task import BalanceOptions, Evaluator, NotFinite, Probe, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._classes import balanced_note, weights_of_counts
@@ -34,8 +34,12 @@ from selector.tasks.segmentation.reading import MaskAnnotations, SegmentationRea
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torchvision.tv_tensors import Mask
 
     from selector.tasks.segmentation.decoders import SegmentationNetwork
+
+Condensed: TypeAlias = tuple[bytes, tuple[int, int], dict[str, float]]
+"""PNG of a mask, its size, and the shares of the classes that it shows."""
 
 
 def points_of(mask: np.ndarray, count: int, ignore: int, content: str, seed: int = 0) -> np.ndarray:
@@ -176,7 +180,9 @@ class Segmentation(SegmentationReading, MapTask):
         "out of the mean."
     )
 
-    def configured(self, *, decoder: str | None = None, **options: Any) -> Self:
+    def configured(
+        self, *, decoder: str | None = None, loss: str | None = None, **options: Unpack[BalanceOptions]
+    ) -> Self:
         """See ``MapTask``.
 
         Raises:
@@ -186,11 +192,11 @@ class Segmentation(SegmentationReading, MapTask):
             raise ConfigError(
                 f"decoder '{decoder}' needs the extra 'decoders'; run: pip install 'zoo-selector[decoders]'"
             )
-        return super().configured(decoder=decoder, **options)
+        return super().configured(decoder=decoder, loss=loss, **options)
 
     # rows
 
-    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Any]:
+    def annotations(self, target: Target, indices: np.ndarray) -> Sequence[Mask]:
         """A ``tv_tensors.Mask`` (H, W) an item, of its image's own size."""
         import torch
         from torchvision import tv_tensors
@@ -314,7 +320,7 @@ class Segmentation(SegmentationReading, MapTask):
         """The values of its masks."""
         return _values(class_names, context)
 
-    def calibrate(self, stats: Stats) -> dict[str, Any]:
+    def calibrate(self, stats: Stats) -> dict[str, object]:
         """``values``: what each class is written as in a mask, as in the target's own files."""
         values = stats.summary.get("values")
         return {"values": list(values)} if values else {}
@@ -339,19 +345,28 @@ class Segmentation(SegmentationReading, MapTask):
         return found
 
     def predictions(
-        self, outputs: Any, class_names: Sequence[str], context: Mapping[str, object]
-    ) -> list[dict[str, Any]]:
+        self, outputs: np.ndarray, class_names: Sequence[str], context: Mapping[str, object]
+    ) -> list[dict[str, object]]:
         """``mask`` (h, w) of class numbers at the size of the outputs, and ``shares`` of the classes that it shows."""
-        return [_predicted(row, row.shape[1:], class_names) for row in outputs]
+        each = (_predicted(row, row.shape[1:], class_names) for row in outputs)
+        return [{"mask": mask, "shares": shares} for mask, shares in each]
 
-    def condensed(self, output: Any, item: object, class_names: Sequence[str], context: Mapping[str, Any]) -> Any:
+    def condensed(
+        self, output: np.ndarray, item: object, class_names: Sequence[str], context: Mapping[str, object]
+    ) -> Condensed:
         """(PNG of the mask, its size, shares of the classes): logits of many images would fill the memory."""
         size = picture_size(item)
-        found = _predicted(output[0], size, class_names)
-        return mask_png(found["mask"], _values(class_names, context)), size, found["shares"]
+        mask, shares = _predicted(output[0], size, class_names)
+        return mask_png(mask, _values(class_names, context)), size, shares
 
     def prediction(
-        self, name: str, item: Any, output: Any, class_names: Sequence[str], context: Mapping[str, object], top: int
+        self,
+        name: str,
+        item: object,
+        output: Condensed,
+        class_names: Sequence[str],
+        context: Mapping[str, object],
+        top: int,
     ) -> SegmentedImage:
         """A mask of the image's own size, as ``condensed`` left it."""
         png, size, shares = output
@@ -364,13 +379,14 @@ class Segmentation(SegmentationReading, MapTask):
         return SegmentedImages(rows, class_names, _values(class_names, context))
 
     def drawn(
-        self, outputs: Sequence[object], target: Target, items: np.ndarray, context: Mapping[str, Any]
-    ) -> list[dict[str, Any]]:
+        self, outputs: Sequence[object], target: Target, items: np.ndarray, context: Mapping[str, object]
+    ) -> list[dict[str, object]]:
         """Small copies of each image: as it is, under its truth, and under what was predicted."""
-        masks, found = _masks(target), []
+        masks = _masks(target)
+        found: list[dict[str, object]] = []
         for output, item in zip(outputs, items, strict=True):
             picture, mask = read_image(target.items[int(item)]), masks[int(item)]
-            said = _predicted(output, picture.shape[:2], target.class_names)["mask"]
+            said, _ = _predicted(output, picture.shape[:2], target.class_names)
             nothing = np.full(mask.shape, masks.ignore_index)
             pictures = {
                 "picture": small_overlay(picture, nothing, masks.ignore_index),
@@ -380,7 +396,7 @@ class Segmentation(SegmentationReading, MapTask):
             found.append({"pictures": [{"title": title, "uri": uri} for title, uri in pictures.items()]})
         return found
 
-    def activation(self, outputs: Any, context: Mapping[str, Any]) -> tuple[str, torch.Tensor] | None:
+    def activation(self, outputs: torch.Tensor, context: Mapping[str, object]) -> tuple[str, torch.Tensor]:
         """Probabilities of the classes a pixel."""
         return "probabilities", outputs.softmax(dim=1)
 
@@ -491,8 +507,10 @@ def _values(class_names: Sequence[str], context: Mapping[str, Any]) -> list[int]
     return values if fits else list(range(len(class_names)))
 
 
-def _predicted(logits: object, size: tuple[int, int], class_names: Sequence[str]) -> dict[str, Any]:
-    """A class map of some size, of logits (K, h, w)."""
+def _predicted(
+    logits: object, size: tuple[int, int], class_names: Sequence[str]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """A class map of some size, of logits (K, h, w), and the shares of the classes that it shows."""
     import torch
 
     from selector.tasks.segmentation.decoders import class_map
@@ -501,7 +519,7 @@ def _predicted(logits: object, size: tuple[int, int], class_names: Sequence[str]
     mask = found.astype(np.uint8 if len(class_names) <= 256 else np.uint16)
     counts = np.bincount(found.ravel(), minlength=len(class_names)) / found.size
     order = np.argsort(-counts, kind="stable")
-    return {"mask": mask, "shares": {class_names[i]: float(counts[i]) for i in order if counts[i]}}
+    return mask, {class_names[i]: float(counts[i]) for i in order if counts[i]}
 
 
 # ---------------------------------------------------------------------------- masks

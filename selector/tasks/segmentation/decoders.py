@@ -184,7 +184,7 @@ class SegmentationLearner(nn.Module):
         self._classes, self._ignore, self._smoothing = classes, ignore, smoothing
         self._weights = torch.ones(classes) if weights is None else torch.from_numpy(weights)
 
-    def loss(self, batch: Any, annotations: Sequence[Any], unlabeled: object = None) -> torch.Tensor:
+    def loss(self, batch: torch.Tensor, annotations: Sequence[object], unlabeled: object = None) -> torch.Tensor:
         """Weighted mean over the pixels that have a class; 0 where none has."""
         outputs = self.network.coarse(batch)
         size = batch.shape[2:]
@@ -207,7 +207,7 @@ class SegmentationLearner(nn.Module):
             total += float((counts * self._weights).sum())
         return total
 
-    def predict(self, batch: Any) -> torch.Tensor:
+    def predict(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, h, w) float32 of the decoder."""
         return self.network.coarse(batch).float()
 
@@ -235,11 +235,11 @@ def class_map(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return place
 
 
-def _resized(found: torch.Tensor, size: Any) -> torch.Tensor:
+def _resized(found: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return functional.interpolate(found, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def _mask(mask: Any, size: Any) -> torch.Tensor:
+def _mask(mask: object, size: Sequence[int]) -> torch.Tensor:
     values = torch.as_tensor(np.asarray(mask)).long()
     if tuple(values.shape) == tuple(size):
         return values

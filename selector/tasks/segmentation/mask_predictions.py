@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,9 @@ from selector.core.prediction import Prediction, Predictions
 from selector.modalities.image import read_image, read_image_file
 from selector.tasks._image_files import upright_size
 from selector.tasks.segmentation.reading import voc_palette
+
+if TYPE_CHECKING:
+    import pandas
 
 OPACITY = 0.55  # of a mask over its image
 SMALL = 240  # pixels of the long side, in a report
@@ -43,7 +46,7 @@ class SegmentedImage(Prediction):
         """(H, W) as in the PNG; None for an image that could not be read."""
         return np.asarray(Image.open(io.BytesIO(self.png))) if self.png else None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain JSON types; the mask is where it was written."""
         return {
             "item": self.item,
@@ -127,7 +130,7 @@ class SegmentedImages(Predictions):
             rows.append([row.item, _leading(row.values["classes"], top), row.path or ""])
         return ["item", "pixels", "mask"], rows
 
-    def to_dataframe(self) -> Any:
+    def to_dataframe(self) -> pandas.DataFrame:
         """Columns item, mask (where it was written), a column of shares a class, and error."""
         import pandas as pd
 
