@@ -1,7 +1,5 @@
 """Every test has caches of its own, never the user's, and no network."""
 
-from __future__ import annotations
-
 import logging
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """One list of a call's options: signatures, command line, record, dry run, run-again line and old runs follow it."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

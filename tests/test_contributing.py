@@ -1,7 +1,5 @@
 """The examples of docs/contributing work as they are printed."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Callable, Iterator

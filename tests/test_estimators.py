@@ -1,7 +1,5 @@
 """Estimators of scikit-learn, by its own checks and in what its users build of them."""
 
-from __future__ import annotations
-
 import copy
 import gc
 from pathlib import Path
@@ -98,8 +96,7 @@ def test_a_pickle_holds_the_model_and_no_data(quick: selector.ModelSelector, tmp
     del quick
     assert twin.best_model_.path != folder
     loaded = joblib.load(tmp_path / "model.joblib")
-    assert loaded.ranking_.loaded_target is None
-    assert loaded.predict_proba(rows) == pytest.approx(expected)
+    assert (loaded.ranking_.loaded_target, loaded.predict_proba(rows)) == (None, pytest.approx(expected))
     assert set(loaded.predict(rows)) == set(loaded.classes_) == set(names)
     assert expected.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
 
@@ -146,8 +143,7 @@ def test_images_from_a_network_to_labels(quick: selector.ModelSelector, tmp_path
         Image.fromarray(image).save(file)
     quick.set_params(models=[TINY], strategies="frozen", options={**QUICK, "pilot_cost": 0.0, "measure_cost": "never"})
     arrays = clone(quick).fit(images, labels)
-    assert arrays.ranking_.best.name == "tiny"
-    assert arrays.predict(images[:5]).shape == (5,)
+    assert (arrays.ranking_.best.name, arrays.predict(images[:5]).shape) == ("tiny", (5,))
     paths = clone(quick).fit([str(file) for file in files], labels)
     assert paths.predict_proba(files) == pytest.approx(arrays.predict_proba(images), abs=1e-3)
     files[1].write_bytes(b"no image")

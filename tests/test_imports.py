@@ -3,8 +3,6 @@
 ``lint-imports`` checks the layers of ``pyproject.toml``; here is what it cannot see.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import tomllib

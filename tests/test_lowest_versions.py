@@ -4,8 +4,6 @@ uv resolves every direct dependency to the lowest version that is allowed. Insta
 megabytes, so this is a slow test; the torch of the CPU is taken, which is the smallest.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What README.md promises: its examples run, its table and image come from one run, its links lead somewhere."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -65,10 +64,8 @@ def test_json_is_strict(tmp_path):
 
 def test_dataframe_keeps_predicted_and_measured_apart():
     frame = ranking().to_dataframe()
-    assert list(frame["model"]) == ["good", "bad <b>"]
-    assert frame.loc[0, "knn"] == 0.7
-    assert frame.loc[0, "measured_frozen_test"] == 0.79
-    assert frame.loc[0, "knn_accuracy@5"] == 0.75
+    assert (list(frame["model"]), frame.loc[0, "knn"]) == (["good", "bad <b>"], 0.7)
+    assert (frame.loc[0, "measured_frozen_test"], frame.loc[0, "knn_accuracy@5"]) == (0.79, 0.75)
 
 
 def test_a_run_that_is_none_is_named(tmp_path):
@@ -118,7 +115,7 @@ def test_a_run_names_the_libraries_of_every_source_without_importing_them():
         ({"format": 99}, r"has another format"),
     ],
 )
-def test_a_changed_run_is_named_by_file_and_field(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_a_changed_run_is_named_by_file_and_field(tmp_path, change, said):
     samples.ranking().save(tmp_path)
     file = tmp_path / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -126,7 +123,7 @@ def test_a_changed_run_is_named_by_file_and_field(tmp_path: Path, change: dict[s
         load_ranking(tmp_path)
 
 
-def test_what_a_later_version_adds_is_left_out(tmp_path: Path) -> None:
+def test_what_a_later_version_adds_is_left_out(tmp_path):
     samples.ranking().save(tmp_path)
     file = tmp_path / "run.json"
     data = json.loads(file.read_text())
@@ -135,14 +132,14 @@ def test_what_a_later_version_adds_is_left_out(tmp_path: Path) -> None:
     assert len(load_ranking(tmp_path)) == len(samples.ranking())
 
 
-def test_a_name_that_is_no_utf8_does_not_cost_the_table(tmp_path: Path) -> None:
+def test_a_name_that_is_no_utf8_does_not_cost_the_table(tmp_path):
     ranking = samples.ranking(target={**samples.ranking().target, "name": "caf\udce9"})
     ranking.save(tmp_path)
     assert load_ranking(tmp_path).target["name"] == "caf\udce9"
     assert "caf" in write_report(load_ranking(tmp_path)).read_text()
 
 
-def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today() -> None:
+def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today():
     """``old/run.json`` was written by the version before transferability had its name."""
     old = json.loads((Path(__file__).parent / "old" / "run.json").read_text())
     loaded = load_ranking(Path(__file__).parent / "old")
@@ -150,8 +147,7 @@ def test_a_run_of_an_earlier_version_is_read_under_the_names_of_today() -> None:
         found = (model.transferability, model.transferability_low, model.transferability_high)
         assert found == (was["evidence"], was["evidence_low"], was["evidence_high"])
         assert (model.normalized_score, dict(model.members)) == (was["skill"], was["members"])
-    assert loaded.models[0].normalized_score == 0.7
-    assert loaded.models[0].members == {"knn": 0.6, "logme": 0.8}
+    assert (loaded.models[0].normalized_score, loaded.models[0].members) == (0.7, {"knn": 0.6, "logme": 0.8})
     assert "transferability" in loaded.to_dataframe()
     assert loaded.confirmation["tuning_log"] == old["confirmation"]["course"]
     assert [h["round"] for h in loaded.confirmation["history"]] == [h["rung"] for h in old["confirmation"]["history"]]

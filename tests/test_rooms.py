@@ -1,7 +1,5 @@
 """Generic code asks no one which modality or label kind it is: it calls the task or the modality; a class has its name alone."""
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from pathlib import Path

@@ -30,8 +30,6 @@
 | isolated models cost their own row | `run.pool` | `run/test_isolation.py` |
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -74,9 +72,6 @@ def load(source: str, **more: Any) -> Any:
     return sources.registry.get(source.partition(":")[0]).load(ModelSpec(name="m", source=source, **more))
 
 
-# ---------------------------------------------------------------------------- zoo files
-
-
 @pytest.mark.parametrize("kind", ["tag", "pipe", "device", "long"])
 def test_a_zoo_is_plain_yaml_in_a_regular_file(tmp_path: Path, kind: str) -> None:
     file, ran = tmp_path / "zoo.yaml", tmp_path / "ran"
@@ -115,9 +110,6 @@ def test_a_revision_leads_nowhere_else(monkeypatch: pytest.MonkeyPatch, source: 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SourceError, match="leads elsewhere"):
         load(f"{source}@{revision}")
-
-
-# ---------------------------------------------------------------------------- models
 
 
 def rules(change: Callable[[dict[str, Any]], Any]) -> str:
@@ -213,9 +205,6 @@ def test_files_of_a_saved_model_are_regular(tmp_path: Path, kind: str) -> None:
     os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero")
     with pytest.raises(SourceError, match="not a regular file"):
         load_model(folder).predict(images(1))
-
-
-# ---------------------------------------------------------------------------- runs
 
 
 @pytest.fixture(scope="module")

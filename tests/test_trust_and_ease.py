@@ -1,7 +1,5 @@
 """What a first day with the tool stumbled over, on the command line and in the library."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -50,7 +48,7 @@ def copy(confirmed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(confirmed / "run", tmp_path / "run"))
 
 
-def test_a_confirmed_run_is_replaced_only_when_asked(photos: Path, confirmed: Path, copy: Path) -> None:
+def test_a_confirmed_run_is_replaced_only_when_asked(photos, confirmed, copy):
     asked = {**FAST, "store": confirmed / "store", "out": copy}
     before = (copy / "run.json").read_bytes()
     with pytest.raises(OptionError, match=r"out: .* holds a confirmed run, and this one, that is not confirmed"):
@@ -61,19 +59,18 @@ def test_a_confirmed_run_is_replaced_only_when_asked(photos: Path, confirmed: Pa
     again = selector.rank(photos, **asked, **TRAIN)  # the same scan goes on in its folder
     assert best_folder(again) == copy / "best"
     unconfirmed = selector.rank(photos, **asked, overwrite=True)
-    assert unconfirmed.path == copy
-    assert best_folder(unconfirmed) is None
+    assert (unconfirmed.path, best_folder(unconfirmed)) == (copy, None)
     assert not (copy / "best").exists()
 
 
-def test_the_command_line_speaks_of_force_in_its_own_words(photos: Path, copy: Path, tmp_path: Path) -> None:
+def test_the_command_line_speaks_of_force_in_its_own_words(photos, copy, tmp_path):
     told = run("scan", photos, "--models", "digits*", "--no-confirm", "--out", copy, "--store", tmp_path / "s")
     assert told.exit_code == 2
     assert f"error: --out: {copy} holds a confirmed run" in told.stderr
     assert "say --overwrite" in told.stderr
 
 
-def test_a_model_of_another_run_is_not_taken_for_this_runs(photos: Path, confirmed: Path, copy: Path) -> None:
+def test_a_model_of_another_run_is_not_taken_for_this_runs(photos, confirmed, copy):
     document = json.loads((copy / "run.json").read_text())
     assert selector.load_model(copy).path == copy / "best"
     for changed, message in (
@@ -93,7 +90,7 @@ def test_a_model_of_another_run_is_not_taken_for_this_runs(photos: Path, confirm
     assert f"holds no model yet; run: selector confirm {copy}" in told.stderr
 
 
-def test_trust_is_checked_before_anything_is_loaded(confirmed: Path, copy: Path) -> None:
+def test_trust_is_checked_before_anything_is_loaded(confirmed, copy):
     document = json.loads((copy / "run.json").read_text())
     for model in document["models"]:
         model["spec"] = {**model["spec"], "source": "python:tests.support.networks:explodes"}
@@ -104,9 +101,7 @@ def test_trust_is_checked_before_anything_is_loaded(confirmed: Path, copy: Path)
     assert "--trust-zoo: " in run("confirm", copy).stderr
 
 
-def test_what_is_not_trusted_is_told_before_anything_runs(
-    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_not_trusted_is_told_before_anything_runs(photos, tmp_path, caplog):
     (tmp_path / "zoo.yaml").write_text(
         "version: 1\nmodels:\n- {name: known, source: 'timm:test_resnet', weights: none}\n"
         "- {name: foreign, source: 'python:tests.support.networks:explodes'}\n"
@@ -129,7 +124,7 @@ def test_what_is_not_trusted_is_told_before_anything_runs(
     assert "say --trust-zoo (trust_zoo=True). The other models are ranked." in message
 
 
-def test_forget_takes_what_list_shows(tmp_path: Path) -> None:
+def test_forget_takes_what_list_shows(tmp_path):
     history = History(tmp_path / "h.sqlite")
     history.add(
         [Figure(f"{start}{'0' * 24}", "net", "accuracy", 0.5) for start in ("abcd1234", "abcd5678", "ffff0000")]
@@ -160,7 +155,7 @@ def test_forget_takes_what_list_shows(tmp_path: Path) -> None:
         ("--models", "efficientnet-lite0,digits", "efficientnet-lite0,digits-mnist"),
     ],
 )
-def test_the_shell_completes_words_of_lists(option: str, incomplete: str, expected: str) -> None:
+def test_the_shell_completes_words_of_lists(option, incomplete, expected):
     line = f"selector scan photos {option} {incomplete}"
     done = CliRunner().invoke(
         app, [], prog_name="selector",
@@ -169,14 +164,11 @@ def test_the_shell_completes_words_of_lists(option: str, incomplete: str, expect
     assert expected in done.stdout.split("\n")
 
 
-def test_license_is_a_second_spelling(photos: Path, tmp_path: Path) -> None:
+def test_license_is_a_second_spelling(photos, tmp_path):
     for spelling in ("--license", "--license"):
         told = run("scan", photos, spelling, "mti", "--dry-run", "--store", tmp_path)
         assert told.exit_code == 2
         assert "license 'mti' is no class" in told.stderr
-
-
-# ---------------------------------------------------------------------------- notebooks
 
 
 def clusters(rows: int = 90, width: int = 8, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +177,7 @@ def clusters(rows: int = 90, width: int = 8, spread: float = 1.0) -> tuple[np.nd
     return noise + spread * np.eye(width)[labels], labels
 
 
-def test_several_proxies_give_a_mapping_of_what_each_gives_alone() -> None:
+def test_several_proxies_give_a_mapping_of_what_each_gives_alone():
     features, labels = clusters()
     found = selector.score(features, labels, ["logme", "knn"], intervals=True)
     assert list(found) == ["logme", "knn"]
@@ -196,7 +188,7 @@ def test_several_proxies_give_a_mapping_of_what_each_gives_alone() -> None:
         selector.score(features, labels, ["logme", "knn"], k=3)  # type: ignore[call-overload]
 
 
-def test_ready_features_are_compared_with_intervals_and_ties() -> None:
+def test_ready_features_are_compared_with_intervals_and_ties():
     good, labels = clusters(spread=3.0)
     bad, _ = clusters(spread=0.0)
     ranking = selector.rank_features({"bad": bad, "good": good, "same": good.copy()}, labels, proxies="knn,logme")
@@ -227,9 +219,7 @@ def test_ready_features_are_compared_with_intervals_and_ties() -> None:
         selector.rank_features({"a": hidden}, labels)
 
 
-def test_progress_is_shown_when_asked(
-    photos: Path, confirmed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_progress_is_shown_when_asked(photos, confirmed, tmp_path, monkeypatch, capsys):
     asked = {**FAST, "store": confirmed / "store"}
     selector.rank(photos, **asked)
     assert capsys.readouterr().err == ""
@@ -240,7 +230,7 @@ def test_progress_is_shown_when_asked(
     assert capsys.readouterr().err == ""
 
 
-def test_what_takes_seconds_before_the_first_row_is_named(photos: Path, confirmed: Path, tmp_path: Path) -> None:
+def test_what_takes_seconds_before_the_first_row_is_named(photos, confirmed, tmp_path):
     told: list[tuple[str, str, str]] = []
 
     def progress(step: Progress) -> None:
@@ -256,7 +246,7 @@ def test_what_takes_seconds_before_the_first_row_is_named(photos: Path, confirme
     assert not [note for *_, note in told if note == "choosing a backend"]  # the store knows it
 
 
-def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_is_known_by_its_kernel(monkeypatch):
     class ZMQInteractiveShell: ...
 
     assert not in_notebook()
@@ -266,7 +256,7 @@ def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> N
     assert not in_notebook()
 
 
-def test_what_a_notebook_shows_of_an_object_is_short(photos: Path, confirmed: Path) -> None:
+def test_what_a_notebook_shows_of_an_object_is_short(photos, confirmed):
     ranking = selector.load_ranking(confirmed / "run")
     assert re.fullmatch(r"Ranking\(photos: 60 items, 2 models, first tiny-\w+, measured\)", repr(ranking))
     assert re.fullmatch(r"ModelResult\(tiny-\w+: rank 1, frozen accuracy \d\.\d+ on val\)", repr(ranking.models[0]))
@@ -278,7 +268,7 @@ def test_what_a_notebook_shows_of_an_object_is_short(photos: Path, confirmed: Pa
     assert repr(saved.predict(photos / "across" / "000.png")) == "Predictions(1 items, 3 classes)"
 
 
-def test_the_short_table_holds_what_ranks_and_what_was_measured(confirmed: Path) -> None:
+def test_the_short_table_holds_what_ranks_and_what_was_measured(confirmed):
     ranking = selector.load_ranking(confirmed / "run")
     short, whole = ranking.to_dataframe(short=True), ranking.to_dataframe()
     assert list(short)[:3] == ["rank", "model", "status"]
@@ -287,12 +277,9 @@ def test_the_short_table_holds_what_ranks_and_what_was_measured(confirmed: Path)
     assert short["measured_frozen_val"].equals(whole["measured_frozen_val"])
 
 
-def test_only_plots_are_completed_after_plot() -> None:
+def test_only_plots_are_completed_after_plot():
     assert dir(selector.plot) == ["agreement", "cost", "history", "intervals", "proxies"]
     assert all(callable(getattr(selector.plot, name)) for name in dir(selector.plot))
-
-
-# ---------------------------------------------------------------------------- dry run and store
 
 
 def dry(photos: Path, store: Path, *words: object) -> tuple[str, dict[str, Any]]:
@@ -311,14 +298,12 @@ def dry(photos: Path, store: Path, *words: object) -> tuple[str, dict[str, Any]]
 
 
 @pytest.mark.parametrize("words", [("--resolution", "64"), ("--resolution", "160")])
-def test_a_dry_run_foresees_the_resolution_that_was_given(photos: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_a_dry_run_foresees_the_resolution_that_was_given(photos, tmp_path, words):
     shown, _ = dry(photos, tmp_path / "store", "--models", "tiny-resnet", "--budget", "10m", *words)
     assert f"at {words[1]} px" in shown
 
 
-def test_a_dry_run_gives_a_range_of_time_on_first_use(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_gives_a_range_of_time_on_first_use(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("selector.scan.planning.arithmetic_rate", lambda: 1e10)
     shown, plan = dry(photos, tmp_path / "store", "--models", "tiny-resnet,other", "--device", "cpu")
     # 840 thousand parameters, 51 images of 224 x 224: operations by operations a second, loading and decoding
@@ -327,8 +312,7 @@ def test_a_dry_run_gives_a_range_of_time_on_first_use(
     assert (plan["seconds_low"], plan["seconds_high"]) == pytest.approx((low, high))
     assert plan["seconds"] is None
     assert re.search(r"time: 1\.\d s to 2\d\.\d s, estimated", shown)
-    assert plan["pixel_bytes"] == 51 * 3 * 224 * 224
-    assert plan["compiled_bytes"] == 4 * 840_000
+    assert (plan["pixel_bytes"], plan["compiled_bytes"]) == (51 * 3 * 224 * 224, 4 * 840_000)
     assert "of decoded images" in shown
     assert "fine-tuning comes on top: at most 20 min" in shown
     assert (
@@ -337,7 +321,7 @@ def test_a_dry_run_gives_a_range_of_time_on_first_use(
     )
 
 
-def test_a_dry_run_knows_the_time_of_what_has_run(photos: Path, tmp_path: Path) -> None:
+def test_a_dry_run_knows_the_time_of_what_has_run(photos, tmp_path):
     asked = {**FAST, "store": tmp_path / "store", "device": "cpu"}
     selector.rank(photos, **asked)
     again = selector.plan(photos, **{**asked, "backend": "auto"})  # other rows of the same networks
@@ -346,14 +330,14 @@ def test_a_dry_run_knows_the_time_of_what_has_run(photos: Path, tmp_path: Path) 
     assert selector.plan(photos, **asked).seconds == 0  # nothing is missing
 
 
-def test_a_dry_run_groups_reasons(photos: Path, tmp_path: Path) -> None:
+def test_a_dry_run_groups_reasons(photos, tmp_path):
     shown, plan = dry(photos, tmp_path / "store")
     assert "2 of 4 models usable, 51 images" in shown
     assert re.search(r"not usable: far, farther: the weights of hub repository .* are not on this machine", shown)
     assert [list(names) for names in plan["unusable"].values()] == [["far", "farther"]]
 
 
-def test_a_dry_run_counts_what_would_be_fetched(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_counts_what_would_be_fetched(photos, tmp_path, monkeypatch):
     import huggingface_hub
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -376,15 +360,13 @@ def test_a_dry_run_counts_what_would_be_fetched(photos: Path, tmp_path: Path, mo
         (["--top-k", "9"], "--top-k is 9, but only"),
     ],
 )
-def test_a_dry_run_checks_every_option(photos: Path, tmp_path: Path, words: list[str], message: str) -> None:
+def test_a_dry_run_checks_every_option(photos, tmp_path, words, message):
     told = run("scan", photos, "--models", "*lite*", "--store", tmp_path / "store", "--dry-run", *words)
     assert told.exit_code == 2
     assert message in told.stderr
 
 
-def test_compiled_networks_are_trimmed_the_least_recently_used_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_networks_are_trimmed_the_least_recently_used_first(tmp_path, monkeypatch):
     monkeypatch.setenv("SELECTOR_STORE_CACHE_SIZE", "4kB")  # of which compiled networks may take a quarter
     store = FeatureStore(tmp_path / "store")
     folder = store.compiled_folder / "openvino"
@@ -400,9 +382,7 @@ def test_compiled_networks_are_trimmed_the_least_recently_used_first(
     assert 0 < store.cache_ceiling <= 20 * 10**9  # there is a ceiling when nothing is said
 
 
-def test_a_scan_keeps_its_caches_below_the_ceiling(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_keeps_its_caches_below_the_ceiling(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("SELECTOR_STORE_CACHE_SIZE", "1MB")
     store = FeatureStore(tmp_path / "store")
     store.compiled_folder.mkdir(parents=True)
@@ -412,7 +392,7 @@ def test_a_scan_keeps_its_caches_below_the_ceiling(
     assert store.parts()["compiled"] == 0
 
 
-def test_store_info_tells_what_takes_the_space(confirmed: Path) -> None:
+def test_store_info_tells_what_takes_the_space(confirmed):
     shown = run("store", "info", "--store", confirmed / "store").stdout
     for words in ("features", "cache: decoded images", "cache: compiled models", "SELECTOR_STORE_CACHE_SIZE"):
         assert words in shown

@@ -1,7 +1,5 @@
 """Three first days with the tool: photos on the command line, a notebook, texts. Each as a new user would go."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

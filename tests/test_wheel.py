@@ -1,7 +1,5 @@
 """The wheel holds what it needs and works in an empty folder."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

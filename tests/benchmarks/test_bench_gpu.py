@@ -1,9 +1,5 @@
 """The checks for GPUs, on the processor: what needs none runs and passes here."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from benchmarks import bench_gpu
@@ -15,7 +11,7 @@ FAST = (bench_gpu.out_of_memory, bench_gpu.resumption, bench_gpu.tf32)
 @pytest.mark.parametrize(
     "checks", [pytest.param(bench_gpu.CHECKS, marks=pytest.mark.slow, id="all"), pytest.param(FAST, id="fast")]
 )
-def test_every_check_runs_without_a_gpu(checks: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_check_runs_without_a_gpu(checks, tmp_path, monkeypatch):
     monkeypatch.setattr(bench_gpu, "CHECKS", checks)
     assert bench_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path / "table.csv")]) == 0
     rows = {row["check"]: row["status"] for row in read_rows(tmp_path / "table.csv")}
@@ -23,9 +19,7 @@ def test_every_check_runs_without_a_gpu(checks: object, tmp_path: Path, monkeypa
     assert needs == {"tf32", "peak_memory", "two_devices"} & set(rows)
 
 
-def test_what_fails_is_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_fails_is_listed(tmp_path, monkeypatch, capsys):
     def broken(bench: bench_gpu.Bench) -> dict[str, object]:
         raise AssertionError("features differ")
 

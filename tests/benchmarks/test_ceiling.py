@@ -1,7 +1,5 @@
 """The noise ceiling: what two measurements of the truth agree by."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,7 +17,7 @@ def columns(values: np.ndarray) -> dict[str, dict[str, float]]:
     return {"s": dict(zip(NAMES, values.tolist(), strict=True))}
 
 
-def test_the_spread_between_seeds_by_set_and_of_all(tmp_path: Path) -> None:
+def test_the_spread_between_seeds_by_set_and_of_all(tmp_path):
     head = "set,encoder,strategy,seed,status,diverged,test_accuracy"
     rows = ["s,a,full,0,ok,0,0.50", "s,a,full,1,ok,0,0.52", "s,b,full,0,ok,0,0.7", "t,c,full,0,ok,0,0.7"]
     rows += ["t,c,full,1,ok,0,0.76", "t,a,frozen,0,ok,0,0.1", "t,a,frozen,1,ok,0,0.9", "u,a,full,0,ok,0,0.3"]
@@ -36,7 +34,7 @@ def test_the_spread_between_seeds_by_set_and_of_all(tmp_path: Path) -> None:
     assert (nothing.deviations, ceiling(columns(np.arange(14.0)), nothing, everyone, ["spearman"])) == ({}, {})
 
 
-def test_two_measurements_differ_by_the_noise_of_two_and_vary_as_the_measured_one() -> None:
+def test_two_measurements_differ_by_the_noise_of_two_and_vary_as_the_measured_one():
     measured = np.random.default_rng(0).normal(70, 5, 14)
     noise = SeedNoise({"s": 3.0}, {("s", "e0"): 2})
     pairs = [[list(made["s"].values()) for made in pair] for pair in measured_twice(columns(measured), noise, 3000)]
@@ -45,7 +43,7 @@ def test_two_measurements_differ_by_the_noise_of_two_and_vary_as_the_measured_on
     assert np.mean([np.var(pair[0], ddof=1) for pair in pairs]) == pytest.approx(np.var(measured, ddof=1), rel=0.03)
 
 
-def test_the_ceiling_is_what_real_measurements_have_with_each_other() -> None:
+def test_the_ceiling_is_what_real_measurements_have_with_each_other():
     """Against measurements of accuracies that are known here; noise added once to the measured ones says too much."""
     rng = np.random.default_rng(3)
     found, expected, once = [], [], []
@@ -60,7 +58,7 @@ def test_the_ceiling_is_what_real_measurements_have_with_each_other() -> None:
     assert np.mean(once) > np.mean(expected) + 0.1
 
 
-def test_the_half_above_the_median_is_that_of_the_first_measurement() -> None:
+def test_the_half_above_the_median_is_that_of_the_first_measurement():
     noise = SeedNoise({"s": 1e-9}, {})
     seen = []
 
@@ -76,7 +74,7 @@ def test_the_half_above_the_median_is_that_of_the_first_measurement() -> None:
     assert found.low < found.value - 0.15 < found.value < found.high  # encoders are resampled
 
 
-def test_random_orders_agree_by_nothing() -> None:
+def test_random_orders_agree_by_nothing():
     truth = [np.arange(10.0), np.arange(8.0)]
     found = chance(truth, ["weighted_tau", "regret@1"], draws=300)
     assert abs(found["weighted_tau"].value) < 0.05

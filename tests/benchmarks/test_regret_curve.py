@@ -1,7 +1,5 @@
 """The replay of budgets: what is known in time counts, and the committed figure is that of the committed table."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

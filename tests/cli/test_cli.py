@@ -1,7 +1,5 @@
 """The command line: output, exit codes, one document for --json, and a --help that does not make one wait."""
 
-from __future__ import annotations
-
 import http.server
 import io
 import json
@@ -77,9 +75,7 @@ def confirmed(photos: Path, zoo: Path, store: Path) -> tuple[Path, Result]:
     return out, result
 
 
-def test_a_scan_that_the_store_answers_imports_nothing_that_it_does_not_need(
-    confirmed: tuple[Path, Result], photos: Path, zoo: Path, store: Path
-) -> None:
+def test_a_scan_that_the_store_answers_imports_nothing_that_it_does_not_need(confirmed, photos, zoo, store):
     scan = ["scan", photos, "--zoo", zoo, "--store", store, "--out", store.parent / "again", "--no-confirm", *FAST]
     code = (
         "import sys\n"
@@ -93,10 +89,7 @@ def test_a_scan_that_the_store_answers_imports_nothing_that_it_does_not_need(
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-# ---------------------------------------------------------------------------- help
-
-
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_is_quick_and_imports_nothing_heavy():
     code = (
         "import sys\n"
         "from selector.cli import app\n"
@@ -139,24 +132,21 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         *[["store", c] for c in ["path", "list", "size", "verify", "prune"]],
     ],
 )
-def test_every_command_has_help(words: list[str]) -> None:
+def test_every_command_has_help(words):
     assert "Usage:" in ok(*words, "--help").stdout
 
 
-def test_version_and_module() -> None:
+def test_version_and_module():
     done = subprocess.run([sys.executable, "-m", "selector", "--version"], capture_output=True, text=True, check=True)
     assert re.fullmatch(r"selector \d+\.\d+\.\d+\n", done.stdout)
 
 
-def test_an_unknown_option_is_a_usage_error() -> None:
+def test_an_unknown_option_is_a_usage_error():
     assert "No such option" in fails(2, "scan", "x", "--frobnicate")
     assert "Missing argument" in fails(2, "scan")
 
 
-# ---------------------------------------------------------------------------- scan and confirm
-
-
-def test_scan_prints_the_table_and_says_where_things_lie(confirmed: tuple[Path, Result]) -> None:
+def test_scan_prints_the_table_and_says_where_things_lie(confirmed):
     out, result = confirmed
     assert "photos, 60 items" in result.stdout
     assert re.search(r"1\s+tiny-", result.stdout)
@@ -170,7 +160,7 @@ def test_scan_prints_the_table_and_says_where_things_lie(confirmed: tuple[Path, 
     assert {"run.json", "report.html", "best"} <= {p.name for p in out.iterdir()}
 
 
-def test_after_a_confirmation_the_terminal_says_what_to_take_and_why(confirmed: tuple[Path, Result]) -> None:
+def test_after_a_confirmation_the_terminal_says_what_to_take_and_why(confirmed):
     out, result = confirmed
     ranking = load_ranking(out)
     best = ranking.models[0].best_measurement()
@@ -181,9 +171,7 @@ def test_after_a_confirmation_the_terminal_says_what_to_take_and_why(confirmed: 
         assert sentence in result.stdout
 
 
-def test_scan_again_answers_from_the_store_as_one_document(
-    photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path
-) -> None:
+def test_scan_again_answers_from_the_store_as_one_document(photos, zoo, store, confirmed, tmp_path):
     result = ok("scan", photos, "--zoo", zoo, "--store", store, "--out", tmp_path, "--no-confirm", "--json", *FAST)
     document = json.loads(result.stdout)
     assert [m["cached"] for m in document["models"]] == [True, True]
@@ -191,7 +179,7 @@ def test_scan_again_answers_from_the_store_as_one_document(
     assert all(not m["measurements"] for m in document["models"])
 
 
-def test_the_reports_command_repeats_the_run(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
+def test_the_reports_command_repeats_the_run(confirmed, tmp_path):
     import shlex
 
     from selector.report.html import command
@@ -205,9 +193,7 @@ def test_the_reports_command_repeats_the_run(confirmed: tuple[Path, Result], tmp
     assert "linear" in result.stdout
 
 
-def test_a_scan_without_out_names_its_folder_by_the_target(
-    photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scan_without_out_names_its_folder_by_the_target(photos, zoo, store, confirmed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ok("scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", *FAST)
     (folder,) = (tmp_path / "runs").iterdir()
@@ -215,7 +201,7 @@ def test_a_scan_without_out_names_its_folder_by_the_target(
     assert (folder / "report.html").is_file()
 
 
-def test_dry_run_does_nothing(photos: Path, zoo: Path, tmp_path: Path) -> None:
+def test_dry_run_does_nothing(photos, zoo, tmp_path):
     words = ["scan", photos, "--zoo", zoo, "--store", tmp_path / "store", "--out", tmp_path / "run", "--dry-run"]
     shown = ok(*words).stdout
     assert "tiny-resnet" in shown
@@ -226,19 +212,19 @@ def test_dry_run_does_nothing(photos: Path, zoo: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "store").glob("entries/*"))
 
 
-def test_dry_run_knows_what_is_cached(photos: Path, zoo: Path, store: Path, confirmed: Any) -> None:
+def test_dry_run_knows_what_is_cached(photos, zoo, store, confirmed):
     words = ["scan", photos, "--zoo", zoo, "--store", store, "--dry-run", "--json"]
     plan = json.loads(ok(*words).stdout)
     assert plan["images"] == 51
 
 
-def test_top_k_larger_than_the_zoo(photos: Path, zoo: Path, tmp_path: Path) -> None:
+def test_top_k_larger_than_the_zoo(photos, zoo, tmp_path):
     told = fails(2, "scan", photos, "--zoo", zoo, "--store", tmp_path, "--top-k", 3)
     assert "--top-k is 3, but only 2 model(s) are selected; lower it to at most 2 or select more models." in told
     assert "Invalid value for '--top-k'" in fails(2, "scan", photos, "--top-k", 0)
 
 
-def test_failed_models_are_exit_code_3_and_all_failed_is_1(photos: Path, store: Path, tmp_path: Path) -> None:
+def test_failed_models_are_exit_code_3_and_all_failed_is_1(photos, store, tmp_path):
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text(ZOO + '- {name: absent, source: "timm:resnet18.a1_in1k"}\n')
     words = ["scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", "--offline", "--out", tmp_path / "run"]
@@ -249,16 +235,14 @@ def test_failed_models_are_exit_code_3_and_all_failed_is_1(photos: Path, store: 
     assert run(*words, *FAST, "--models", "absent").exit_code == 1
 
 
-def test_no_model_within_the_limits_is_exit_code_1_as_when_all_failed(
-    photos: Path, zoo: Path, store: Path, tmp_path: Path
-) -> None:
+def test_no_model_within_the_limits_is_exit_code_1_as_when_all_failed(photos, zoo, store, tmp_path):
     words = ["scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", "--out", tmp_path / "run", *FAST]
     told = fails(1, *words, "--max-params", "1")
     assert "error: no model was ranked; the table says why each one failed or which limit it exceeds." in told
     assert "report:" in told
 
 
-def test_errors_of_target_zoo_and_proxies_are_exit_code_2(photos: Path, zoo: Path, tmp_path: Path) -> None:
+def test_errors_of_target_zoo_and_proxies_are_exit_code_2(photos, zoo, tmp_path):
     assert "nowhere" in fails(2, "scan", tmp_path / "nowhere")
     assert "no model of the zoo matches 'tiny-vti'; did you mean 'tiny-vit'?" in fails(
         2, "scan", photos, "--zoo", zoo, "--models", "tiny-vti"
@@ -273,7 +257,7 @@ def test_errors_of_target_zoo_and_proxies_are_exit_code_2(photos: Path, zoo: Pat
     assert "unknown key 'sorce'; did you mean 'source'?" in fails(2, "zoo", "list", "--zoo", wrong)
 
 
-def test_an_error_with_json_is_one_document_too(tmp_path: Path) -> None:
+def test_an_error_with_json_is_one_document_too(tmp_path):
     result = run("scan", tmp_path / "nowhere", "--json")
     assert result.exit_code == 2
     error = json.loads(result.stdout)["error"]
@@ -281,14 +265,14 @@ def test_an_error_with_json_is_one_document_too(tmp_path: Path) -> None:
     assert error["message"] in result.stderr
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" not in fails(2, "report", tmp_path)
     told = fails(2, "report", tmp_path, "--debug")
     assert "Traceback" in told
     assert f"error: {tmp_path} is not a run: it has no run.json" in told
 
 
-def test_bad_images_are_left_out_unless_they_may_not_be(photos: Path, zoo: Path, tmp_path: Path) -> None:
+def test_bad_images_are_left_out_unless_they_may_not_be(photos, zoo, tmp_path):
     target = shutil.copytree(photos, tmp_path / "photos")
     broken = target / "across" / "003.png"
     broken.write_bytes(broken.read_bytes()[:100])
@@ -300,7 +284,7 @@ def test_bad_images_are_left_out_unless_they_may_not_be(photos: Path, zoo: Path,
     assert "Note:" in result.stdout
 
 
-def test_a_plugin_brings_a_proxy(photos: Path, zoo: Path, store: Path, confirmed: Any, tmp_path: Path) -> None:
+def test_a_plugin_brings_a_proxy(photos, zoo, store, confirmed, tmp_path):
     plugin = tmp_path / "my_proxies.py"
     plugin.write_text(
         "from selector.proxies import proxy\n"
@@ -320,13 +304,13 @@ def test_a_plugin_brings_a_proxy(photos: Path, zoo: Path, store: Path, confirmed
     assert "--plugin no_such_module: no such module" in fails(2, "proxies", "--plugin", "no_such_module")
 
 
-def test_confirm_needs_a_run_and_enough_models(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
+def test_confirm_needs_a_run_and_enough_models(confirmed, tmp_path):
     out, _ = confirmed
     assert "is not a run: it has no run.json" in fails(2, "confirm", tmp_path)
     assert "--top-k must be an int in the range [1, 2]" in fails(2, "confirm", out, "--top-k", 9)
 
 
-def test_confirm_measures_more(photos: Path, confirmed: tuple[Path, Result], store: Path, tmp_path: Path) -> None:
+def test_confirm_measures_more(photos, confirmed, store, tmp_path):
     out, _ = confirmed
     words = ["--max-steps", 8, "--strategies", "frozen", "--resolution", 32]
     result = ok("confirm", out, "--top-k", 2, *words, "--store", store, "--out", tmp_path / "more")
@@ -335,7 +319,7 @@ def test_confirm_measures_more(photos: Path, confirmed: tuple[Path, Result], sto
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
+def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(photos, tmp_path):
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text('models:\n- {name: slow, source: "python:tests.support.networks:slow"}\n')
     words = [sys.executable, "-m", "selector", "scan", str(photos), "--zoo", str(zoo), "--store", str(tmp_path / "s")]
@@ -358,10 +342,7 @@ def test_ctrl_c_is_exit_code_130_and_the_same_command_goes_on(photos: Path, tmp_
     ok(*words[3:], "--isolate", "off")  # in this process, which has all libraries at hand
 
 
-# ---------------------------------------------------------------------------- what is done with a run
-
-
-def test_report_is_written_again(confirmed: tuple[Path, Result]) -> None:
+def test_report_is_written_again(confirmed):
     out, _ = confirmed
     (out / "report.html").unlink()
     assert ok("report", out).stdout.strip() == str(out / "report.html")
@@ -369,7 +350,7 @@ def test_report_is_written_again(confirmed: tuple[Path, Result]) -> None:
     assert "tiny-" in (out / "report.html").read_text()
 
 
-def test_predict(confirmed: tuple[Path, Result], photos: Path, tmp_path: Path) -> None:
+def test_predict(confirmed, photos, tmp_path):
     out, _ = confirmed
     images = [photos / "across" / "000.png", photos / "upright" / "001.png"]
     shown = ok("predict", out, *images).stdout
@@ -388,7 +369,7 @@ def test_predict(confirmed: tuple[Path, Result], photos: Path, tmp_path: Path) -
     assert "holds no saved model" in fails(2, "predict", tmp_path, images[0])
 
 
-def test_export(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
+def test_export(confirmed, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     out, _ = confirmed
     path = tmp_path / "model.onnx"
@@ -397,10 +378,7 @@ def test_export(confirmed: tuple[Path, Result], tmp_path: Path) -> None:
     assert "Missing option '--onnx'" in fails(2, "export", out)
 
 
-# ---------------------------------------------------------------------------- zoo, proxies, store, doctor
-
-
-def test_zoo_list_and_check(zoo: Path, tmp_path: Path) -> None:
+def test_zoo_list_and_check(zoo, tmp_path):
     assert re.search(r"tiny-vit\s+timm:test_vit .* tiny, vit", ok("zoo", "list", "--zoo", zoo).stdout)
     assert [m["name"] for m in json.loads(ok("zoo", "list", "--zoo", zoo, "--tags", "vit", "--json").stdout)] == [
         "tiny-vit"
@@ -418,7 +396,7 @@ def test_zoo_list_and_check(zoo: Path, tmp_path: Path) -> None:
     )
 
 
-def test_zoo_list_by_license_in_both_spellings(tmp_path: Path) -> None:
+def test_zoo_list_by_license_in_both_spellings(tmp_path):
     (tmp_path / "zoo.yaml").write_text(
         "version: 1\nmodels:\n"
         "- {name: free, source: 'timm:test_vit', weights: none, license: mit}\n"
@@ -430,12 +408,12 @@ def test_zoo_list_by_license_in_both_spellings(tmp_path: Path) -> None:
     assert "did you mean 'permissive'?" in fails(2, "zoo", "list", "--license", "permisive")
 
 
-def test_the_shipped_zoo_lists_the_offline_models() -> None:
+def test_the_shipped_zoo_lists_the_offline_models():
     names = {m["name"] for m in json.loads(ok("zoo", "list", "--tags", "offline", "--json").stdout)}
     assert {"efficientnet-lite0", "digits-mnist", "resnet18-untrained"} <= names
 
 
-def test_proxies() -> None:
+def test_proxies():
     shown = ok("proxies").stdout
     for name in ("logme", "hscore", "knn", "probe"):
         assert re.search(rf"^ *{name} .*\n *\(default\)", shown, re.M)
@@ -449,7 +427,7 @@ def test_proxies() -> None:
     assert "unknown proxy 'lgme'; did you mean 'logme'?" in fails(2, "proxies", "lgme")
 
 
-def test_store_upkeep(store: Path, confirmed: Any, tmp_path: Path) -> None:
+def test_store_upkeep(store, confirmed, tmp_path):
     assert ok("store", "path", "--store", store).stdout.strip() == str(store)
     entries = json.loads(ok("store", "list", "--store", store, "--json").stdout)
     assert len(entries) == 2
@@ -464,7 +442,7 @@ def test_store_upkeep(store: Path, confirmed: Any, tmp_path: Path) -> None:
     assert "the store is empty" in ok("store", "list", "--store", other).stderr
 
 
-def test_store_verify_finds_damage(store: Path, confirmed: Any, tmp_path: Path) -> None:
+def test_store_verify_finds_damage(store, confirmed, tmp_path):
     copy = shutil.copytree(store, tmp_path / "copy")
     rows = next(copy.glob("entries/*/0*.safetensors"))
     data = bytearray(rows.read_bytes())
@@ -476,7 +454,7 @@ def test_store_verify_finds_damage(store: Path, confirmed: Any, tmp_path: Path) 
     assert f"removed: entries/{rows.parent.name}" in result.stdout
 
 
-def test_threads_wait_asleep_beside_other_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_threads_wait_asleep_beside_other_programs(monkeypatch, tmp_path):
     from selector import cli
 
     asked = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")
@@ -497,7 +475,7 @@ def test_threads_wait_asleep_beside_other_programs(monkeypatch: pytest.MonkeyPat
             os.environ.pop(name, None)
 
 
-def test_doctor_says_what_openvino_would_save(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_what_openvino_would_save(monkeypatch):
     from selector.cli import doctor
     from selector.extract import backend_table
 
@@ -508,7 +486,7 @@ def test_doctor_says_what_openvino_would_save(monkeypatch: pytest.MonkeyPatch) -
         assert ("1.8 times" in found.value) == (ok is False)
 
 
-def test_doctor_offline(tmp_path: Path) -> None:
+def test_doctor_offline(tmp_path):
     findings = json.loads(ok("doctor", "--offline", "--json", "--store", tmp_path / "store").stdout)
     by_name = {f["name"]: f for f in findings}
     assert by_name["cpu"]["topic"] == "devices"
@@ -518,7 +496,7 @@ def test_doctor_offline(tmp_path: Path) -> None:
     assert "devices" in ok("doctor", "--offline").stdout
 
 
-def test_doctor_asks_the_hub_and_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_asks_the_hub_and_does_not_wait_for_ever(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -560,10 +538,7 @@ def test_doctor_asks_the_hub_and_does_not_wait_for_ever(monkeypatch: pytest.Monk
     assert "--offline" in re.sub(r"\s+", " ", ok("doctor").stdout)
 
 
-# ---------------------------------------------------------------------------- progress
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = io.StringIO()
@@ -578,13 +553,13 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.
     ]
 
 
-def test_progress_counts_from_where_a_resumed_job_starts() -> None:
+def test_progress_counts_from_where_a_resumed_job_starts():
     assert line(Progress("train", 60, 100, "steps", "net", "rung 2"), 10.0, first=40) == (
         "train net, 60/100 steps, 2 steps/s, 20.0 s left, rung 2"
     )
 
 
-def test_progress_on_a_terminal_draws_bars_and_leaves_lines() -> None:
+def test_progress_on_a_terminal_draws_bars_and_leaves_lines():
     stream = io.StringIO()
     with ProgressView(stream, bars=True) as view:
         view(Progress("extract", 1, 2, "images", "net[red]"))
@@ -593,16 +568,13 @@ def test_progress_on_a_terminal_draws_bars_and_leaves_lines() -> None:
     assert "extract net[red], 2/2 images" in stream.getvalue()
 
 
-def test_numbers_of_a_ranking_survive_json(confirmed: tuple[Path, Result]) -> None:
+def test_numbers_of_a_ranking_survive_json(confirmed):
     out, _ = confirmed
     values = [m.transferability for m in load_ranking(out)]
     assert all(value is not None and np.isfinite(value) for value in values)
 
 
-# ---------------------------------------------------------------------------- limits and two runs
-
-
-def test_limits_leave_models_out_with_a_reason(photos: Path, zoo: Path, store: Path, tmp_path: Path) -> None:
+def test_limits_leave_models_out_with_a_reason(photos, zoo, store, tmp_path):
     where = ["--zoo", zoo, "--store", store, "--no-confirm", "--out", tmp_path / "limited"]
     limits = ["--max-params", "100M", "--max-latency", "1h", "--max-memory", "4GB", "--license", "permissive"]
     shown = ok("scan", photos, *where, *limits, *FAST)
@@ -620,7 +592,7 @@ def test_limits_leave_models_out_with_a_reason(photos: Path, zoo: Path, store: P
     assert "Both put tiny-resnet first." in compared.stdout
 
 
-def test_out_that_is_a_file_is_told_before_the_scan(zoo: Path, photos: Path, tmp_path: Path) -> None:
+def test_out_that_is_a_file_is_told_before_the_scan(zoo, photos, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         result = run("scan", photos, "--zoo", zoo, "--no-confirm", "--out", out, *FAST)
@@ -629,7 +601,7 @@ def test_out_that_is_a_file_is_told_before_the_scan(zoo: Path, photos: Path, tmp
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_full_disk_under_the_run_names_the_file_and_costs_no_table(zoo: Path, photos: Path, small_disk: Path) -> None:
+def test_a_full_disk_under_the_run_names_the_file_and_costs_no_table(zoo, photos, small_disk):
     (small_disk / "ballast").write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 4096))
     words = ["scan", photos, "--zoo", zoo, "--no-confirm", "--out", small_disk / "run", *FAST]
     result = run(*words)
@@ -653,17 +625,13 @@ def test_a_full_disk_under_the_run_names_the_file_and_costs_no_table(zoo: Path, 
         (["--max-pixels", "9" * 5000], "--max-pixels: A count must be finite"),
     ],
 )
-def test_arguments_that_no_file_system_and_no_number_takes(
-    zoo: Path, photos: Path, words: list[str], told: str
-) -> None:
+def test_arguments_that_no_file_system_and_no_number_takes(zoo, photos, words, told):
     result = run("scan", photos, "--zoo", zoo, "--no-confirm", *words)
     assert result.exit_code == 2
     assert told in result.stderr
 
 
-def test_a_plugin_that_fails_is_named_and_its_working_folder_is_undone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plugin_that_fails_is_named_and_its_working_folder_is_undone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "moves.py").write_text("import os\nos.chdir('/')\n1 / 0\n")
     result = run("scan", "photos", "--plugin", "moves.py")
@@ -672,13 +640,13 @@ def test_a_plugin_that_fails_is_named_and_its_working_folder_is_undone(
     assert Path.cwd() == tmp_path
 
 
-def test_a_list_of_targets_whose_name_holds_nul() -> None:
+def test_a_list_of_targets_whose_name_holds_nul():
     result = run("scan", "@x\0")
     assert result.exit_code == 2
     assert "the list of targets x\\x00 cannot be read" in result.stderr
 
 
-def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
     """``export --onnx /dev/full`` made a file of it."""
     from selector.core.atomic import write_atomic
     from selector.deploy.export import _check_place
@@ -692,7 +660,7 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_what_others_called_things_does_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_others_called_things_does_not_reach_the_terminal(capsys):
     from selector.cli.output import print_rows, say
 
     say("a \x1b[31mred\x9b2J")
@@ -702,9 +670,7 @@ def test_what_others_called_things_does_not_reach_the_terminal(capsys: pytest.Ca
     assert "\\u202efdp.exe" in shown.out
 
 
-def test_closed_streams_do_not_cost_the_run(
-    confirmed: tuple[Path, Result], photos: Path, zoo: Path, store: Path, tmp_path: Path
-) -> None:
+def test_closed_streams_do_not_cost_the_run(confirmed, photos, zoo, store, tmp_path):
     words = ["scan", photos, "--zoo", zoo, "--store", store, "--no-confirm", *FAST, "--out", tmp_path / "run"]
     command = f"{shlex.join([sys.executable, '-m', 'selector', *map(str, words)])} >&- 2>&-"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0

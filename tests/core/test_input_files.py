@@ -1,14 +1,11 @@
 """Files from somebody else: devices, pipes, bombs. Each of these hung, filled the memory or raised a raw error once."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -55,7 +52,7 @@ def as_jsonl(folder: Path, names: list[str]) -> Path:
 
 @pytest.mark.parametrize("write", [as_csv, as_coco, as_jsonl])
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder", "secret", "link to a secret", "surrogate", "sparse"])
-def test_data_name_regular_files_that_are_images(tmp_path: Path, write: Any, kind: str) -> None:
+def test_data_name_regular_files_that_are_images(tmp_path, write, kind):
     names = pictures(tmp_path)
     if kind == "surrogate" and write is as_csv:
         pytest.skip("UTF-8 has none")
@@ -83,14 +80,14 @@ def test_data_name_regular_files_that_are_images(tmp_path: Path, write: Any, kin
         load_target(write(tmp_path, [*names, bad]))
 
 
-def test_pipes_in_a_folder_are_not_opened(tmp_path: Path) -> None:
+def test_pipes_in_a_folder_are_not_opened(tmp_path):
     for name in "ab":
         pictures(tmp_path / name, 4)
         os.mkfifo(tmp_path / name / "pipe.png")
     assert len(load_target(tmp_path)) == 8
 
 
-def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_file_that_became_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileRefused, match="not a regular file"):
         read_file(tmp_path / "pipe")
@@ -108,7 +105,7 @@ def zeros(unpacked: int) -> bytes:
     return out.getvalue()
 
 
-def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch):
     (tmp_path / "t.npz").write_bytes(zeros(300 << 20))
     with pytest.raises(TargetError, match=r"unpacks to 314\.6 MB .*SELECTOR_MAX_UNPACKED=1GB"):
         load_target(tmp_path / "t.npz")
@@ -122,7 +119,7 @@ def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_a_header_may_not_claim_more_than_there_is(tmp_path: Path, suffix: str) -> None:
+def test_a_header_may_not_claim_more_than_there_is(tmp_path, suffix):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
     path = tmp_path / f"x.{suffix}"
@@ -166,19 +163,19 @@ def damaged(kind: str) -> bytes:
     "kind",
     ["deflate", "lzma", "encrypted", "a method that nobody knows", "objects", "an array by the name of an archive"],
 )
-def test_damaged_archives_are_errors_with_a_reason(tmp_path: Path, kind: str) -> None:
+def test_damaged_archives_are_errors_with_a_reason(tmp_path, kind):
     (tmp_path / "t.npz").write_bytes(damaged(kind))
     with pytest.raises(TargetError, match=r"t\.npz"):
         load_target(tmp_path / "t.npz")
 
 
-def test_json_of_a_million_empty_lists_is_measured_first() -> None:
+def test_json_of_a_million_empty_lists_is_measured_first():
     with pytest.raises(ValueError, match="unpacks to"):
         check_json("[" + "[]," * 30_000_000)
     check_json(json.dumps([{"bbox": [1.5, 2.5, 3.5, 4.5], "id": i} for i in range(1000)]))
 
 
-def test_a_small_parquet_file_of_twenty_million_rows_is_refused_by_its_footer(tmp_path: Path) -> None:
+def test_a_small_parquet_file_of_twenty_million_rows_is_refused_by_its_footer(tmp_path):
     count = 20_000_000
     columns = {"text": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int8)), ["a text"])}
     columns["label"] = pa.array(np.zeros(count, np.int8))
@@ -189,7 +186,7 @@ def test_a_small_parquet_file_of_twenty_million_rows_is_refused_by_its_footer(tm
 
 
 @pytest.mark.parametrize("column", ["text", "image"])
-def test_a_value_that_is_repeated_is_measured_before_it_is_unpacked(tmp_path: Path, column: str) -> None:
+def test_a_value_that_is_repeated_is_measured_before_it_is_unpacked(tmp_path, column):
     value = b"x" * 1_000_000
     cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10_000, np.int32)), [value.decode()])
     if column == "image":
@@ -201,7 +198,7 @@ def test_a_value_that_is_repeated_is_measured_before_it_is_unpacked(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["list", "boxes", "numbers"])
-def test_a_value_that_lists_repeat_is_measured_before_it_is_unpacked(tmp_path: Path, kind: str) -> None:
+def test_a_value_that_lists_repeat_is_measured_before_it_is_unpacked(tmp_path, kind):
     count = 40_000_000 if kind == "numbers" else 10_000
     held = pa.array(np.zeros(count, np.int64))
     if kind != "numbers":
@@ -222,14 +219,14 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def test_two_columns_of_one_name_are_named(tmp_path: Path) -> None:
+def test_two_columns_of_one_name_are_named(tmp_path):
     table = pa.table([["a text"] * 4, [0, 1] * 2, [1, 0] * 2], names=["text", "label", "label"])
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(TargetError, match="two columns are called 'label'"):
         load_target(tmp_path / "t.parquet")
 
 
-def test_a_table_of_commas_is_measured_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_commas_is_measured_first(tmp_path, monkeypatch):
     monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1MB")
     (tmp_path / "t.csv").write_text("text,label\n" + "," * 20_000)
     with pytest.raises(TargetError, match=r"t\.csv: it unpacks to"):

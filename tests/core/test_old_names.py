@@ -35,8 +35,7 @@ def test_a_run_of_format_two(tmp_path: Path) -> None:
     assert first.spec["license"] == "apache-2.0"
     assert [(c.code, dict(c.numbers)) for c in found.caveats] == [("too-few-examples", {"best_normalized_score": 0.1})]
     assert found.confirmation["adaptation"] == {"selected": ["m", "full"], "chosen_by": ["im"], "labeled": {"items": 1}}
-    assert found.target["unlabeled"] == 4
-    assert found.target["origin"]["options"] == {"num_target_labels": 3}
+    assert (found.target["unlabeled"], found.target["origin"]["options"]) == (4, {"num_target_labels": 3})
     assert load_ranking(found.save(tmp_path / "again").path or "").models[0].status == "pruned"
 
 

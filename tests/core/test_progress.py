@@ -1,7 +1,5 @@
 """What a notebook shows of a long job."""
 
-from __future__ import annotations
-
 import nbformat
 from nbclient import NotebookClient
 

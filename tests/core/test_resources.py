@@ -1,7 +1,5 @@
 """A run keeps to the threads and the memory that it was given, and its workers do."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The interval of a share, against scipy and by its coverage."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest

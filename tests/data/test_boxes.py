@@ -1,7 +1,5 @@
 """Boxes: every format gives the same corners, and what is wrong is told with file and line."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -49,10 +49,8 @@ def codes(target):
 
 def test_a_flat_folder_is_the_target(source, flat):
     target = load_target(flat, source_domain=source)
-    assert target.task == "adaptation"
-    assert target.class_names == ("dark", "light")
-    assert target.counts() == {"train": 12, "val": 4, "test": 4}
-    assert len(target.indices(UNLABELED)) == 6
+    assert (target.task, target.class_names) == ("adaptation", ("dark", "light"))
+    assert (target.counts(), len(target.indices(UNLABELED))) == ({"train": 12, "val": 4, "test": 4}, 6)
     assert (target.labels[target.indices(UNLABELED)] == UNKNOWN).all()
     assert [target.names[i] for i in target.indices(UNLABELED)] == [f"{i}.png" for i in range(6)]
     assert target.items[int(target.indices(UNLABELED)[0])][:4] == b"\x89PNG"
@@ -103,16 +101,14 @@ def test_the_identity_of_a_target_does_not_know_its_labels(source, flat):
     files = [np.asarray(Image.open(path)) for path in sorted(flat.iterdir())]
     right = load_target((np.stack(files), ["dark", "light"] * 3), source_domain=source)
     wrong = load_target((np.stack(files), ["light", "dark"] * 3), source_domain=source)
-    assert right.fingerprint == wrong.fingerprint
-    assert codes(right) == [0, 1] * 3
+    assert (right.fingerprint, codes(right)) == (wrong.fingerprint, [0, 1] * 3)
     assert codes(wrong) == [1, 0] * 3
 
 
 def test_few_labels_that_are_learned_from(source, flat):
     files = [np.asarray(Image.open(path)) for path in sorted(flat.iterdir())]
     target = load_target((np.stack(files), ["dark", "light"] * 3), source_domain=source, num_target_labels=2)
-    assert target.counts()["train"] == 14
-    assert len(target.indices(UNLABELED)) == 4
+    assert (target.counts()["train"], len(target.indices(UNLABELED))) == (14, 4)
     learned = np.flatnonzero(target.splits == "train")[12:]
     assert (target.labels[learned] == learned % 2).all()
     assert codes(target) == [(int(target.names[i].split()[-1])) % 2 for i in target.indices(UNLABELED)]
@@ -195,8 +191,7 @@ def test_folders_that_are_no_classes_hold_images_without_labels(source, tmp_path
             tmp_path / "camera" / ("train" if i % 2 else "") / ("monday", "friday")[i % 2] / f"{i}.png", 200, 50 + i
         )
     target = load_target(tmp_path / "camera", source_domain=source)
-    assert len(target.indices(UNLABELED)) == 6
-    assert target.annotations.sealed.known == 0
+    assert (len(target.indices(UNLABELED)), target.annotations.sealed.known) == (6, 0)
     told = "no folder of the target has the name of a class of the source domain: monday, friday; the images in them are read"
     assert any(note.startswith(told) for note in target.notes)
     assert load_origin(target.origin).fingerprint == target.fingerprint
@@ -245,8 +240,7 @@ def test_tables_are_read_as_labeled_ones(tmp_path):
     (tmp_path / "source.csv").write_text(f"text,mood\n{rows}")
     (tmp_path / "y.csv").write_text("text\nx y\n")
     found = load_target(tmp_path / "y.csv", source_domain=tmp_path / "source.csv", label_column="mood")
-    assert found.class_names == ("no", "yes")
-    assert codes(found) == [UNKNOWN]
+    assert (found.class_names, codes(found)) == (("no", "yes"), [UNKNOWN])
     assert load_origin(found.origin).fingerprint == found.fingerprint
 
 

@@ -1,14 +1,11 @@
 """Image folders: splits, classes, what is left out, and bad input."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,10 +36,9 @@ def split_folder(root: Path, counts: dict[str, int], classes: tuple[str, ...] = 
     return root
 
 
-def test_class_folders_are_split_70_15_15_by_class(tmp_path: Path) -> None:
+def test_class_folders_are_split_70_15_15_by_class(tmp_path):
     target = load_target(image_folder(tmp_path / "photos", 20))
-    assert target.name == "photos"
-    assert target.class_names == ("across", "leaning", "upright")
+    assert (target.name, target.class_names) == ("photos", ("across", "leaning", "upright"))
     assert target.counts() == {"train": 42, "val": 9, "test": 9}
     for label in range(3):
         assert sorted(np.unique(target.splits[target.labels == label], return_counts=True)[1].tolist()) == [3, 3, 14]
@@ -52,7 +48,7 @@ def test_class_folders_are_split_70_15_15_by_class(tmp_path: Path) -> None:
     assert target.items[0] == (tmp_path / "photos" / "across" / "000.png").read_bytes()
 
 
-def test_fingerprint_and_splits_survive_moving_and_touching(tmp_path: Path) -> None:
+def test_fingerprint_and_splits_survive_moving_and_touching(tmp_path):
     first = load_target(image_folder(tmp_path / "one", 8))
     shutil.copytree(tmp_path / "one", tmp_path / "zwei é")
     for path in (tmp_path / "zwei é").rglob("*.png"):
@@ -66,7 +62,7 @@ def test_fingerprint_and_splits_survive_moving_and_touching(tmp_path: Path) -> N
     assert sum(a != b for a, b in zip(changed.hashes, first.hashes, strict=True)) == 1
 
 
-def test_splits_do_not_depend_on_file_names(tmp_path: Path) -> None:
+def test_splits_do_not_depend_on_file_names(tmp_path):
     first = load_target(image_folder(tmp_path / "one", 12))
     for path in sorted((tmp_path / "one").rglob("*.png")):
         path.rename(path.with_name(f"{99 - int(path.stem)}.png"))
@@ -77,28 +73,25 @@ def test_splits_do_not_depend_on_file_names(tmp_path: Path) -> None:
     )
 
 
-def test_another_seed_draws_other_splits(tmp_path: Path) -> None:
+def test_another_seed_draws_other_splits(tmp_path):
     root = image_folder(tmp_path / "one", 12)
     assert load_target(root, seed=1).splits.tolist() != load_target(root, seed=0).splits.tolist()
 
 
-def test_given_splits_are_respected(tmp_path: Path) -> None:
+def test_given_splits_are_respected(tmp_path):
     target = load_target(split_folder(tmp_path / "x", {"train": 4, "Validation": 2, "test": 3}))
-    assert target.counts() == {"train": 8, "val": 4, "test": 6}
-    assert target.split_origin == "given"
-    assert target.class_names == ("cat", "dog")
-    assert target.notes == ()
+    assert (target.counts(), target.split_origin) == ({"train": 8, "val": 4, "test": 6}, "given")
+    assert (target.class_names, target.notes) == (("cat", "dog"), ())
 
 
-def test_val_is_drawn_from_train_when_only_test_is_given(tmp_path: Path) -> None:
+def test_val_is_drawn_from_train_when_only_test_is_given(tmp_path):
     target = load_target(split_folder(tmp_path / "x", {"train": 20, "test": 3}))
-    assert target.counts() == {"train": 32, "val": 8, "test": 6}
-    assert target.split_origin == "drawn"
+    assert (target.counts(), target.split_origin) == ({"train": 32, "val": 8, "test": 6}, "drawn")
     assert target.notes == ("val was drawn from train (15/85, by class, seed 0); train and test were given",)
     assert all(name.startswith("train/") for name, s in zip(target.names, target.splits, strict=True) if s == "val")
 
 
-def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+def test_a_class_may_be_called_train(tmp_path):
     for i in range(4):
         picture(tmp_path / "x" / "train" / f"{i}.png", i)
         picture(tmp_path / "x" / "bus" / "old" / f"{i}.png", 10 + i)
@@ -106,7 +99,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert target.class_names == ("bus", "train")
 
 
-def test_strays_and_other_files_are_noted(tmp_path: Path) -> None:
+def test_strays_and_other_files_are_noted(tmp_path):
     root = image_folder(tmp_path / "x", 4)
     picture(root / "stray.png", 1)
     (root / "across" / "notes.txt").write_text("x")
@@ -116,7 +109,7 @@ def test_strays_and_other_files_are_noted(tmp_path: Path) -> None:
     assert "1 files that are not images were left out, such as across/notes.txt" in notes
 
 
-def test_a_list_of_files_beside_class_folders_is_no_tagging_set(tmp_path: Path) -> None:
+def test_a_list_of_files_beside_class_folders_is_no_tagging_set(tmp_path):
     root = image_folder(tmp_path / "photos")
     (root / "train.txt").write_text("across/000.png 0\nupright/000.png 1\n")
     target = load_target(root)
@@ -124,7 +117,7 @@ def test_a_list_of_files_beside_class_folders_is_no_tagging_set(tmp_path: Path) 
     assert any("1 files that are not images were left out, such as train.txt" in note for note in target.notes)
 
 
-def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+def test_linked_folders_are_followed_once(tmp_path):
     root = image_folder(tmp_path / "x", 4)
     shutil.move(root / "across", tmp_path / "elsewhere")
     (root / "across").symlink_to(tmp_path / "elsewhere")
@@ -132,27 +125,22 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert len(load_target(root)) == 12
 
 
-def test_origin_loads_the_same_target_again(tmp_path: Path) -> None:
+def test_origin_loads_the_same_target_again(tmp_path):
     root = image_folder(tmp_path / "x", 10)
     target = load_target(root, max_samples=20, seed=3, name="mine")
     smaller = without(target, {0: "is truncated"})
     again = load_origin(smaller.origin)
     assert again.fingerprint == smaller.fingerprint != target.fingerprint
-    assert again.name == "mine"
-    assert again.names == smaller.names
-    assert again.notes == smaller.notes
+    assert (again.name, again.names, again.notes) == ("mine", smaller.names, smaller.notes)
 
 
-def test_loading_does_not_import_torch(tmp_path: Path) -> None:
+def test_loading_does_not_import_torch(tmp_path):
     root = image_folder(tmp_path / "x", 4)
     code = (
         "import sys; from selector.data import load_target; load_target(sys.argv[1]); "
         "sys.exit(' '.join(m for m in ('torch', 'datasets', 'pyarrow', 'pandas') if m in sys.modules) or 0)"
     )
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code, str(root)]) == 0
-
-
-# ---------------------------------------------------------------------------- bad input
 
 
 def with_emu(root: Path, count: int, different: bool = True) -> Path:
@@ -196,7 +184,7 @@ def wrote(path: Path) -> Path:
         (lambda p: wrote(p / "x.docx"), r"x\.docx is unsupported; expected a folder, or a parquet, CSV, TSV or JSONL file"),
     ],
 )  # fmt: skip
-def test_folders_that_are_no_target(tmp_path: Path, make: Callable[[Path], Any], message: str) -> None:
+def test_folders_that_are_no_target(tmp_path, make, message):
     with pytest.raises(TargetError, match=message):
         load_target(make(tmp_path))
 
@@ -213,7 +201,7 @@ def as_nobody() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("place", ["leaning", "leaning/000.png"])
-def test_what_cannot_be_read_is_named(as_nobody: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_what_cannot_be_read_is_named(as_nobody, monkeypatch, place):
     root = image_folder(as_nobody / "x", 4)
     monkeypatch.setenv("SELECTOR_CACHE", str(as_nobody / "cache"))
     (root / place).chmod(0)

@@ -1,7 +1,5 @@
 """Remembered hashes: believed when asked to, never wrong when told not to."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time
@@ -25,12 +23,12 @@ def files(root: Path, number: int) -> Path:
     return root
 
 
-def test_hash_is_xxh3_of_the_bytes(tmp_path: Path) -> None:
+def test_hash_is_xxh3_of_the_bytes(tmp_path):
     target = load_target(files(tmp_path / "x", 8))
     assert target.hashes[0] == xxhash.xxh3_128_hexdigest(b"a0" * 50)
 
 
-def test_stat_believes_what_is_remembered_and_content_reads_again(tmp_path: Path) -> None:
+def test_stat_believes_what_is_remembered_and_content_reads_again(tmp_path):
     root = files(tmp_path / "x", 8)
     first = load_target(root)
     path = root / "a" / "0.jpg"
@@ -42,14 +40,14 @@ def test_stat_believes_what_is_remembered_and_content_reads_again(tmp_path: Path
     assert load_target(root).fingerprint != first.fingerprint  # what was read is remembered
 
 
-def test_a_changed_time_is_noticed(tmp_path: Path) -> None:
+def test_a_changed_time_is_noticed(tmp_path):
     root = files(tmp_path / "x", 8)
     first = load_target(root)
     (root / "a" / "0.jpg").write_bytes(b"zz" * 50)
     assert load_target(root).fingerprint != first.fingerprint
 
 
-def test_a_young_file_is_not_remembered(tmp_path: Path) -> None:
+def test_a_young_file_is_not_remembered(tmp_path):
     root = files(tmp_path / "x", 8)
     path = root / "a" / "0.jpg"
     os.utime(path)
@@ -60,7 +58,7 @@ def test_a_young_file_is_not_remembered(tmp_path: Path) -> None:
     assert load_target(root).fingerprint != first.fingerprint
 
 
-def test_a_damaged_memory_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_memory_costs_time_only(tmp_path, caplog):
     root = files(tmp_path / "x", 8)
     first = load_target(root)
     (memory,) = (cache_folder() / "hashes").iterdir()
@@ -71,9 +69,7 @@ def test_a_damaged_memory_costs_time_only(tmp_path: Path, caplog: pytest.LogCapt
     assert memory.stat().st_size > 100
 
 
-def test_a_memory_that_cannot_be_written_is_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_memory_that_cannot_be_written_is_a_warning(tmp_path, caplog, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("SELECTOR_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
@@ -81,13 +77,13 @@ def test_a_memory_that_cannot_be_written_is_a_warning(
     assert "could not be remembered" in caplog.text
 
 
-def test_unknown_hash_mode(tmp_path: Path) -> None:
+def test_unknown_hash_mode(tmp_path):
     with pytest.raises(OptionError, match=r"hash_mode must be 'mtime' or 'content'\. Got 'x'\."):
         load_target(files(tmp_path / "x", 8), hash_mode="x")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
-def test_100_000_files_are_quick_the_second_time(tmp_path: Path) -> None:
+def test_100_000_files_are_quick_the_second_time(tmp_path):
     root = files(tmp_path / "x", 100_000)
     started = time.process_time()
     first = load_target(root)

@@ -1,7 +1,5 @@
 """What raw labels are taken for, and which of them are refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -85,8 +83,7 @@ def test_lists_of_names_are_several_labels() -> None:
     assert several.labels[:4].tolist() == [[1, 1, 0], [1, 0, 1], [0, 0, 1], [0, 0, 0]]
     assert "10 texts have no label, such as row 3; they count as negatives" in several.notes
     numbers = load_target({"train": (TEXTS, [[0, 1], [1], [0]] * 13 + [[0]])})
-    assert numbers.class_names == ("0", "1")
-    assert numbers.labels[:3].tolist() == [[1, 1], [0, 1], [1, 0]]
+    assert (numbers.class_names, numbers.labels[:3].tolist()) == (("0", "1"), [[1, 1], [0, 1], [1, 0]])
     with pytest.raises(
         TargetError, match=r"texts: row 1 has no list as its labels; expected a list of names or numbers"
     ):

@@ -1,7 +1,5 @@
 """Masks: every layout and kind of file gives the same classes, and what is wrong is told with its file."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -341,8 +339,7 @@ def test_real_set(assets: Path) -> None:
     assert (target.task, len(target.class_names)) == ("segmentation", 11)
     assert target.counts()["test"] == 100
     assert target.annotations is not None
-    assert target.annotations[0].shape == (180, 240)
-    assert target.annotations.ignored_value == 11
+    assert (target.annotations[0].shape, target.annotations.ignored_value) == ((180, 240), 11)
 
 
 def test_a_mask_is_measured_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,6 @@
 """Arrays, torch datasets and dicts of splits."""
 
-from __future__ import annotations
-
 import decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,10 +32,9 @@ class Pairs(Dataset[Any]):
         return self.pairs[index]
 
 
-def test_arrays() -> None:
+def test_arrays():
     target = load_target((IMAGES, np.array(LABELS)), name="mine")
-    assert target.name == "mine"
-    assert target.modality == "image"
+    assert (target.name, target.modality) == ("mine", "image")
     assert target.counts() == {"train": 12, "val": 3, "test": 3}
     assert np.array_equal(target.items[4], IMAGES[4])
     assert target.origin is None
@@ -46,14 +42,14 @@ def test_arrays() -> None:
     assert load_target((IMAGES[..., 0], LABELS)).items[0].shape == (6, 5)
 
 
-def test_arrays_bad_input() -> None:
+def test_arrays_bad_input():
     with pytest.raises(TargetError, match=r"images are float64 \(18, 6, 5, 3\); expected uint8 \(N, H, W\)"):
         load_target((IMAGES / 255, LABELS))
     with pytest.raises(TargetError, match=r"arrays: 18 items but 17 labels; give one label per item"):
         load_target((IMAGES, LABELS[1:]))
 
 
-def test_a_target_is_handed_back() -> None:
+def test_a_target_is_handed_back():
     target = load_target((IMAGES, LABELS))
     assert load_target(target) is target
     assert len(load_target(target, max_samples=9)) == 9
@@ -70,17 +66,16 @@ def test_a_target_is_handed_back() -> None:
     ],
     ids=["pillow", "array", "uint8 tensor", "float tensor", "float array"],
 )
-def test_torch_dataset_gives_the_same_items_whatever_the_image_is(convert: Any) -> None:
+def test_torch_dataset_gives_the_same_items_whatever_the_image_is(convert):
     data = Pairs([(convert(image), label) for image, label in zip(IMAGES, LABELS, strict=True)], ["a", "b", "c"])
     target = load_target(data)
     arrays = load_target((IMAGES, LABELS))
-    assert target.hashes == arrays.hashes
-    assert target.class_names == ("a", "b", "c")
+    assert (target.hashes, target.class_names) == (arrays.hashes, ("a", "b", "c"))
     assert np.array_equal(target.items[7], IMAGES[7])
     assert load_target(Subset(data, list(range(9)))).class_names == ("a", "b", "c")
 
 
-def test_torch_dataset_with_tensor_labels() -> None:
+def test_torch_dataset_with_tensor_labels():
     data = Pairs([(image, torch.tensor(label)) for image, label in zip(IMAGES, LABELS, strict=True)])
     assert load_target(data).class_names == ("0", "1", "2")
 
@@ -106,7 +101,7 @@ class Augmented(Pairs):
         (Pairs([]), r"Pairs: no items found"),
     ],
 )
-def test_torch_dataset_bad_input(data: Any, message: str) -> None:
+def test_torch_dataset_bad_input(data, message):
     with pytest.raises(TargetError, match=message):
         load_target(data)
 
@@ -116,15 +111,14 @@ class Endless(torch.utils.data.IterableDataset[Any]):
         return iter([(IMAGES[0], 0)])
 
 
-def test_torch_dataset_without_length() -> None:
+def test_torch_dataset_without_length():
     with pytest.raises(TargetError, match=r"Endless has no length; expected a map-style Dataset"):
         load_target(Endless())
 
 
-def test_dict_of_splits() -> None:
+def test_dict_of_splits():
     target = load_target({"test": (IMAGES[12:], LABELS[12:]), "train": (IMAGES[:12], LABELS[:12])})
-    assert target.counts() == {"train": 9, "val": 3, "test": 6}
-    assert target.names[0] == "train: row 0"
+    assert (target.counts(), target.names[0]) == ({"train": 9, "val": 3, "test": 6}, "train: row 0")
     assert np.array_equal(target.items[13], IMAGES[13])
     features = IMAGES.reshape(18, -1) / 255
     rows = load_target({"train": (features[:12], LABELS[:12]), "test": (features[12:], LABELS[12:])})
@@ -149,12 +143,12 @@ def test_dict_of_splits() -> None:
         ),
     ],
 )
-def test_dict_of_splits_bad_input(data: Any, message: str) -> None:
+def test_dict_of_splits_bad_input(data, message):
     with pytest.raises(TargetError, match=message):
         load_target(data)
 
 
-def test_masked_arrays_are_not_read_beneath_their_mask() -> None:
+def test_masked_arrays_are_not_read_beneath_their_mask():
     labels = np.ma.masked_equal(LABELS, 2)
     with pytest.raises(TargetError, match="row 2 has no label"):
         load_target((IMAGES, labels))
@@ -173,14 +167,14 @@ def test_masked_arrays_are_not_read_beneath_their_mask() -> None:
 @pytest.mark.parametrize(
     "gap", [np.float32("nan"), np.float64("nan"), decimal.Decimal("NaN"), np.float16("inf"), np.ma.masked]
 )
-def test_a_gap_in_labels_of_any_type_is_no_class(gap: Any) -> None:
+def test_a_gap_in_labels_of_any_type_is_no_class(gap):
     labels = np.array(["a", "b", "c"] * 6, dtype=object)
     labels[7] = gap
     with pytest.raises(TargetError, match="row 7 has no label"):
         load_target((IMAGES, labels), task="classification")
 
 
-def test_images_in_memory_of_every_kind(tmp_path: Path) -> None:
+def test_images_in_memory_of_every_kind(tmp_path):
     expected = load_target((IMAGES, LABELS))
     paths = []
     for i, image in enumerate(IMAGES):

@@ -1,7 +1,5 @@
 """Several labels and real values: from lists, columns, separators and arrays; and the splits that keep their shares."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -89,8 +87,7 @@ def test_unknown_entries_are_kept_as_such(tmp_path: Path) -> None:
     rows = [f"{t},{','.join(own)}" for t, own in zip(TEXTS, cells, strict=True)]
     target = load_target(csv(tmp_path / "a.csv", "text,cat,cow,dog", rows), label_column="cat,cow,dog")
     assert target.labels.dtype == np.float64
-    assert np.isnan(target.labels).sum() == 2
-    assert np.isnan(target.labels[7]).tolist() == [False, True, True]
+    assert (np.isnan(target.labels).sum(), np.isnan(target.labels[7]).tolist()) == (2, [False, True, True])
     assert "2 of 120 entries are unknown and count nowhere" in target.notes
     matrix = MATRIX.astype(float)
     matrix[7] = [1, np.nan, np.nan]

@@ -1,7 +1,5 @@
 """Parquet files, CSV manifests and Hugging Face datasets."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -48,12 +46,11 @@ def parquet_folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_parquet_folder(parquet_folder: Path) -> None:
+def test_parquet_folder(parquet_folder):
     target = load_target(parquet_folder)
     assert target.name == "set"
     assert target.class_names == tuple(NAMES)
-    assert target.counts() == {"train": 24, "val": 6, "test": 9}
-    assert target.names[0] == "train.parquet:0"
+    assert (target.counts(), target.names[0]) == ({"train": 24, "val": 6, "test": 9}, "train.parquet:0")
     assert target.names[30] == "test.parquet:0"
     for i in (38, 0, 7, 29, 30, 6):  # over row groups and files, in any order
         assert target.items[i] == encoded(i % 3, i)
@@ -63,7 +60,7 @@ def test_parquet_folder(parquet_folder: Path) -> None:
     assert load_origin(target.origin).fingerprint == target.fingerprint
 
 
-def test_parquet_hashes_are_remembered(parquet_folder: Path) -> None:
+def test_parquet_hashes_are_remembered(parquet_folder):
     for path in parquet_folder.iterdir():
         os.utime(path, (1_000_000, 1_000_000))
     first = load_target(parquet_folder)
@@ -77,11 +74,10 @@ def test_parquet_hashes_are_remembered(parquet_folder: Path) -> None:
     assert load_target(parquet_folder, hash_mode="content").fingerprint != first.fingerprint
 
 
-def test_single_parquet_file_and_sharded_data_folder(tmp_path: Path) -> None:
+def test_single_parquet_file_and_sharded_data_folder(tmp_path):
     pq.write_table(table(range(30)), tmp_path / "photos.parquet")
     single = load_target(tmp_path / "photos.parquet")
-    assert single.name == "photos"
-    assert single.counts() == {"train": 18, "val": 6, "test": 6}
+    assert (single.name, single.counts()) == ("photos", {"train": 18, "val": 6, "test": 6})
     data = tmp_path / "hub" / "data"
     data.mkdir(parents=True)
     pq.write_table(table(range(12)), data / "train-00000-of-00002.parquet")
@@ -89,12 +85,11 @@ def test_single_parquet_file_and_sharded_data_folder(tmp_path: Path) -> None:
     pq.write_table(table(range(24, 30)), data / "validation-00000-of-00001.parquet")
     pq.write_table(table(range(30, 36)), data / "test-00000-of-00001.parquet")
     sharded = load_target(tmp_path / "hub")
-    assert sharded.counts() == {"train": 24, "val": 6, "test": 6}
-    assert sharded.split_origin == "given"
+    assert (sharded.counts(), sharded.split_origin) == ({"train": 24, "val": 6, "test": 6}, "given")
     assert sharded.names[24] == "data/validation-00000-of-00001.parquet:0"
 
 
-def test_parquet_columns_by_name(tmp_path: Path) -> None:
+def test_parquet_columns_by_name(tmp_path):
     made = table(range(12), names=None, price=pa.array(np.arange(12) / 3), word=pa.array(list("abc") * 4))
     made = made.rename_columns(["photo", "label", "price", "word"])
     pq.write_table(made, tmp_path / "x.parquet")
@@ -106,8 +101,7 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
     target = load_target(tmp_path / "x.parquet", image_column="photo", label_column="price")
     assert target.label_kind is LabelKind.REAL
     words = load_target(tmp_path / "x.parquet", image_column="photo", label_column="word")
-    assert words.class_names == ("a", "b", "c")
-    assert load_origin(words.origin).fingerprint == words.fingerprint
+    assert (words.class_names, load_origin(words.origin).fingerprint) == (("a", "b", "c"), words.fingerprint)
     with pytest.raises(
         TargetError, match=r"no column 'pric'; did you mean 'price'\? Columns: photo, label, price, word"
     ):
@@ -116,7 +110,7 @@ def test_parquet_columns_by_name(tmp_path: Path) -> None:
         load_target(tmp_path / "x.parquet", image_column="word", label_column="label")
 
 
-def test_parquet_bad_files(tmp_path: Path) -> None:
+def test_parquet_bad_files(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(TargetError, match=r"x\.parquet: not a readable parquet file .*; write it again"):
         load_target(tmp_path / "x.parquet")
@@ -127,7 +121,7 @@ def test_parquet_bad_files(tmp_path: Path) -> None:
         load_target(tmp_path / "y.parquet")
 
 
-def test_parquet_paths_are_confined(tmp_path: Path) -> None:
+def test_parquet_paths_are_confined(tmp_path):
     image = pa.array(
         [{"bytes": None, "path": "../../etc/passwd"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     )
@@ -136,7 +130,7 @@ def test_parquet_paths_are_confined(tmp_path: Path) -> None:
         load_target(tmp_path / "x.parquet")
 
 
-def test_parquet_files_of_another_shape(parquet_folder: Path) -> None:
+def test_parquet_files_of_another_shape(parquet_folder):
     pq.write_table(pa.table({"a": [1]}), parquet_folder / "test.parquet")
     with pytest.raises(
         TargetError, match=r"test\.parquet: columns a; expected 'image' and 'label' as in train\.parquet"
@@ -144,14 +138,11 @@ def test_parquet_files_of_another_shape(parquet_folder: Path) -> None:
         load_target(parquet_folder)
 
 
-def test_classes_without_images_are_left_out(tmp_path: Path) -> None:
+def test_classes_without_images_are_left_out(tmp_path):
     pq.write_table(table(range(12), names=[*NAMES, "zebra"]), tmp_path / "x.parquet")
     target = load_target(tmp_path / "x.parquet")
     assert target.class_names == tuple(NAMES)
     assert "1 of 4 classes have no image and were left out" in target.notes
-
-
-# ---------------------------------------------------------------------------- CSV
 
 
 def manifest(root: Path, text: str, name: str = "labels.csv") -> Path:
@@ -164,26 +155,24 @@ def listing(root: Path, header: str = "path,label") -> list[str]:
     return [header, *(f"{path.relative_to(root).as_posix()},{path.parent.name}" for path in paths)]
 
 
-def test_manifest_equals_the_folder(tmp_path: Path) -> None:
+def test_manifest_equals_the_folder(tmp_path):
     root = image_folder(tmp_path / "x", 6)
     csv = manifest(root, "\n".join(listing(root)) + "\n\n")
     target, folder = load_target(csv), load_target(root)
-    assert target.fingerprint == folder.fingerprint
-    assert target.name == "labels"
+    assert (target.fingerprint, target.name) == (folder.fingerprint, "labels")
     assert target.items[3] == folder.items[3]
     assert load_origin(target.origin).fingerprint == target.fingerprint
 
 
-def test_manifest_with_splits_semicolons_and_a_mark(tmp_path: Path) -> None:
+def test_manifest_with_splits_semicolons_and_a_mark(tmp_path):
     root = image_folder(tmp_path / "x", 6)
     words = ["train", "train", "train", "Validation", "test", "test"]
     lines = [f"{line.replace(',', ';')};{words[i % 6]}" for i, line in enumerate(listing(root)[1:])]
     target = load_target(manifest(root, "\ufefffile_name;class;Split\r\n" + "\r\n".join(lines)))
-    assert target.counts() == {"train": 9, "val": 3, "test": 6}
-    assert target.split_origin == "given"
+    assert (target.counts(), target.split_origin) == ({"train": 9, "val": 3, "test": 6}, "given")
 
 
-def test_manifest_with_numbers(tmp_path: Path) -> None:
+def test_manifest_with_numbers(tmp_path):
     root = image_folder(tmp_path / "x", 6)
     paths = [line.split(",")[0] for line in listing(root)[1:]]
     classes = load_target(
@@ -216,13 +205,13 @@ def test_manifest_with_numbers(tmp_path: Path) -> None:
         ("path,label\n", r"labels\.csv: no items found"),
     ],
 )  # fmt: skip
-def test_manifest_bad_input(tmp_path: Path, text: str, message: str) -> None:
+def test_manifest_bad_input(tmp_path, text, message):
     root = image_folder(tmp_path / "x", 4)
     with pytest.raises(TargetError, match=message):
         load_target(manifest(root, text))
 
 
-def test_manifest_paths_lead_where_the_user_says(tmp_path: Path) -> None:
+def test_manifest_paths_lead_where_the_user_says(tmp_path):
     root = image_folder(tmp_path / "set", 6)
     folder = load_target(root)
     (tmp_path / "link").symlink_to(root)
@@ -245,7 +234,7 @@ def test_manifest_paths_lead_where_the_user_says(tmp_path: Path) -> None:
     assert load_origin(target.origin).fingerprint == target.fingerprint
 
 
-def test_manifest_that_is_not_text(tmp_path: Path) -> None:
+def test_manifest_that_is_not_text(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\xff\xff\x00")
     with pytest.raises(TargetError, match=r"x\.csv:1: byte 0xff is not UTF-8; expected one encoding"):
         load_target(tmp_path / "x.csv")
@@ -255,41 +244,30 @@ def test_manifest_that_is_not_text(tmp_path: Path) -> None:
             load_target(tmp_path / "x.csv")
 
 
-# ---------------------------------------------------------------------------- Hugging Face
-
-
-def test_hugging_face_equals_parquet(parquet_folder: Path, tmp_path: Path) -> None:
+def test_hugging_face_equals_parquet(parquet_folder, tmp_path):
     datasets = pytest.importorskip("datasets")
     files = {split: str(parquet_folder / f"{split}.parquet") for split in ("train", "test")}
     loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "hf"))
     target = load_target(loaded)
     assert target.fingerprint == load_target(parquet_folder).fingerprint
-    assert target.names[0] == "train: row 0"
-    assert target.origin is None
+    assert (target.names[0], target.origin) == ("train: row 0", None)
     assert np.array_equal(decode_rgb(target.items[31]), np.asarray(draw(31 % 3, 31, 16)))
     single = load_target(loaded["train"], name="mine")
-    assert single.counts() == {"train": 18, "val": 6, "test": 6}
-    assert single.name == "mine"
+    assert (single.counts(), single.name) == ({"train": 18, "val": 6, "test": 6}, "mine")
     with pytest.raises(TargetError, match=r"column 'label' is a ClassLabel; expected a datasets\.Image"):
         load_target(loaded["train"], image_column="label")
     with pytest.raises(TargetError, match=r"the target was built from objects in memory; pass the same data again"):
         load_origin(target.origin)
 
 
-# ---------------------------------------------------------------------------- real datasets
-
-
-def test_real_sets(assets: Path) -> None:
+def test_real_sets(assets):
     target = load_target(assets / "data" / "brainmri")
     assert target.class_names == ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumor")
-    assert sum(target.counts().values()) == 836
-    assert target.counts()["test"] == 280
+    assert (sum(target.counts().values()), target.counts()["test"]) == (836, 280)
     assert load_target(assets / "data" / "houses", label_column="log_price").label_kind is LabelKind.REAL
 
 
-def test_a_cell_that_is_no_text_of_a_person_is_an_error_with_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cell_that_is_no_text_of_a_person_is_an_error_with_its_line(tmp_path, monkeypatch):
     """200 million characters took ten times their bytes."""
     monkeypatch.setattr("selector.data._text_rows._LONGEST", 1000)
     file = tmp_path / "t.csv"
@@ -303,14 +281,14 @@ def test_a_cell_that_is_no_text_of_a_person_is_an_error_with_its_line(
         load_target(file, text_column="text", label_column="label")
 
 
-def test_lines_of_a_table_are_those_of_the_csv_module() -> None:
+def test_lines_of_a_table_are_those_of_the_csv_module():
     from selector.data._text_rows import _LINE
 
     text = "a\r\nb\n\nc\rd\u2028e\x0bf\x85\n\r\r\n,"
     assert _LINE.findall(text) == list(io.StringIO(text, newline=""))
 
 
-def test_binary_labels_of_a_parquet_file_are_names(tmp_path: Path) -> None:
+def test_binary_labels_of_a_parquet_file_are_names(tmp_path):
     labels = pa.array([f"{'äb'[i % 2]}".encode() for i in range(20)], pa.binary())
     pq.write_table(pa.table({"text": [f"text {i}" for i in range(20)], "label": labels}), tmp_path / "t.parquet")
     assert sorted(load_target(tmp_path / "t.parquet").class_names) == ["b", "ä"]
@@ -321,7 +299,7 @@ def test_binary_labels_of_a_parquet_file_are_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["photo", "Foto", "document", "text"])
-def test_a_column_of_paths_is_recognized_by_its_values(tmp_path: Path, column: str) -> None:
+def test_a_column_of_paths_is_recognized_by_its_values(tmp_path, column):
     pd = pytest.importorskip("pandas")
     root = image_folder(tmp_path / "data", 10)
     paths = sorted(str(path) for path in root.rglob("*.png"))
@@ -338,7 +316,7 @@ def test_a_column_of_paths_is_recognized_by_its_values(tmp_path: Path, column: s
         assert load_target(frame, label_column="log_price").modality == "text"
 
 
-def test_a_table_without_paths_or_texts_asks_for_both() -> None:
+def test_a_table_without_paths_or_texts_asks_for_both():
     pd = pytest.importorskip("pandas")
     with pytest.raises(TargetError, match=r"text_column .*image_column \(--image-column\)"):
         load_target(pd.DataFrame({"photo": ["one", "two"] * 10, "log_price": np.arange(20.0)}))

@@ -1,7 +1,5 @@
 """Targets whose words have labels, from every form that they come in."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -130,8 +128,7 @@ def test_splits_never_cut_a_sentence_and_come_from_files_and_columns(tmp_path: P
     for name, part in (("train.txt", slice(0, 24)), ("valid.txt", slice(24, 32)), ("test.txt", slice(32, 40))):
         conll(folder / name, words[part], tags[part])
     target = load_target(folder)
-    assert target.counts() == {"train": 24, "val": 8, "test": 8}
-    assert target.names[24] == "valid.txt:3"
+    assert (target.counts(), target.names[24]) == ({"train": 24, "val": 8, "test": 8}, "valid.txt:3")
     column = json_lines(tmp_path / "c.jsonl", [{**row, "split": ("train", "val", "test")[min(2, i // 14)]} for i, row in enumerate(of(words, tags))])  # fmt: skip
     assert load_target(column).counts() == {"train": 14, "val": 14, "test": 12}
     joined = load_target({"train": (words[:30], tags[:30]), "test": (words[30:], tags[30:])})
@@ -272,8 +269,7 @@ def test_fewer_sentences_keep_their_words() -> None:
     whole = load_target((words, tags))
     small = subsample(whole, 20)
     known = dict(zip(map(Words, words), tags, strict=True))
-    assert len(small) == 20
-    assert small.counts() == {"train": 14, "val": 3, "test": 3}
+    assert (len(small), small.counts()) == (20, {"train": 14, "val": 3, "test": 3})
     assert row_labels(small, np.arange(20)) == [known[small.items[i]] for i in range(20)]
     rest = without(whole, [0, 5], ["is bad", "is bad"])
     assert row_labels(rest, np.arange(38)) == [known[rest.items[i]] for i in range(38)]
@@ -286,8 +282,7 @@ def test_fewer_sentences_keep_their_words() -> None:
 
 def test_a_real_set(assets: Path) -> None:
     target = load_target(assets / "text" / "atis_slots")
-    assert target.counts() == {"train": 3688, "val": 790, "test": 893}
-    assert len(target.class_names) == 126
+    assert (target.counts(), len(target.class_names)) == ({"train": 3688, "val": 790, "test": 893}, 126)
     assert target.items[0] == Words(["i", "want", "to", "fly", "from", "baltimore", "to", "dallas", "round", "trip"])
     told = [target.class_names[k] for k in target.labels_of(np.array([0]))]
     assert told == [*["O"] * 5, "B-fromloc.city_name", "O", "B-toloc.city_name", "B-round_trip", "I-round_trip"]

@@ -1,7 +1,5 @@
 """Targets of texts, from every form that they come in."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ def json_lines(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
+def test_every_form_gives_the_same_target(tmp_path):
     import datasets
 
     rows = list(zip(TEXTS, LABELS, strict=True))
@@ -59,8 +57,7 @@ def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
     ]
     targets = [load_target(form) for form in forms]
     for target in targets:
-        assert target.modality == "text"
-        assert target.class_names == ("rain", "sun")
+        assert (target.modality, target.class_names) == ("text", ("rain", "sun"))
         assert [target.items[i] for i in range(40)] == TEXTS
         assert target.fingerprint == targets[0].fingerprint
     assert targets[0].names[0] == "line 2"
@@ -68,17 +65,16 @@ def test_every_form_gives_the_same_target(tmp_path: Path) -> None:
     assert again.fingerprint == targets[0].fingerprint
 
 
-def test_parquet_files_are_splits(tmp_path: Path) -> None:
+def test_parquet_files_are_splits(tmp_path):
     for name, begin, end in (("train", 0, 20), ("validation", 20, 30), ("test", 30, 40)):
         parquet(tmp_path / f"{name}.parquet", TEXTS[begin:end], [i % 2 for i in range(begin, end)], ["rain", "sun"])
     target = load_target(tmp_path)
-    assert target.split_origin == "given"
-    assert target.counts() == {"train": 20, "val": 10, "test": 10}
+    assert (target.split_origin, target.counts()) == ("given", {"train": 20, "val": 10, "test": 10})
     assert [target.items[i] for i in range(40)] == TEXTS
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
-def test_tables_of_a_folder_are_splits(tmp_path: Path, suffix: str) -> None:
+def test_tables_of_a_folder_are_splits(tmp_path, suffix):
     for name, begin, end in (("test", 30, 40), ("train", 0, 20), ("val", 20, 30)):
         path, rows = tmp_path / f"{name}.{suffix}", list(zip(TEXTS, LABELS, strict=True))[begin:end]
         if suffix == "jsonl":
@@ -94,7 +90,7 @@ def test_tables_of_a_folder_are_splits(tmp_path: Path, suffix: str) -> None:
     assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
 
 
-def test_a_folder_of_one_table_and_labels_over_all_files(tmp_path: Path) -> None:
+def test_a_folder_of_one_table_and_labels_over_all_files(tmp_path):
     rows = [f"{t},{i % 2},{('train', 'val', 'test')[i // 14]}" for i, t in enumerate(TEXTS)]
     csv(tmp_path / "train.csv", rows, "text,label,split")
     (tmp_path / ".git").mkdir()
@@ -107,7 +103,7 @@ def test_a_folder_of_one_table_and_labels_over_all_files(tmp_path: Path) -> None
         load_target(tmp_path)
 
 
-def test_folders_of_tables_that_cannot_be_read(tmp_path: Path) -> None:
+def test_folders_of_tables_that_cannot_be_read(tmp_path):
     csv(tmp_path / "train.csv", [f"{t},x" for t in TEXTS])
     csv(tmp_path / "test.csv", TEXTS, "text")
     with pytest.raises(
@@ -126,7 +122,7 @@ def test_folders_of_tables_that_cannot_be_read(tmp_path: Path) -> None:
         load_target(tmp_path)
 
 
-def test_pairs_and_named_columns(tmp_path: Path) -> None:
+def test_pairs_and_named_columns(tmp_path):
     rows = [f"a {i},b {i},{i % 2}" for i in range(20)]
     path = csv(tmp_path / "p.csv", rows, "premise,hypothesis,gold")
     target = load_target(path, text_column=("premise", "hypothesis"), label_column="gold")
@@ -155,7 +151,7 @@ def test_pairs_and_named_columns(tmp_path: Path) -> None:
     assert not set(joined.hashes) & set(target.hashes)
 
 
-def test_what_is_no_list_of_texts() -> None:
+def test_what_is_no_list_of_texts():
     with pytest.raises(TargetError, match=r"texts: no items found; give a dataset with labeled texts"):
         load_target(([], []))
     with pytest.raises(TargetError, match="texts: no items found"):
@@ -180,7 +176,7 @@ FRAME = pd.DataFrame({"text": TEXTS, "label": LABELS})
         (FRAME[:0], r"no items found"),
     ],
 )  # fmt: skip
-def test_frames_that_cannot_be_read(frame: pd.DataFrame, message: str) -> None:
+def test_frames_that_cannot_be_read(frame, message):
     with pytest.raises(TargetError, match=message):
         load_target(frame)
 
@@ -200,9 +196,7 @@ def test_frames_that_cannot_be_read(frame: pd.DataFrame, message: str) -> None:
         ("text,sentence,label", {"text_column": ["text", "sentence", "label"]}, "text_column names 3 columns; give one, or two for pairs"),
     ],
 )  # fmt: skip
-def test_columns_are_asked_for_and_never_guessed(
-    tmp_path: Path, header: str | None, options: dict[str, Any], message: str
-) -> None:
+def test_columns_are_asked_for_and_never_guessed(tmp_path, header, options, message):
     if header is None:
         file = json_lines(tmp_path / "l.jsonl", [{"body": "a", "label": 1}])
     else:
@@ -211,7 +205,7 @@ def test_columns_are_asked_for_and_never_guessed(
         load_target(file, **options)
 
 
-def test_a_manifest_of_images_stays_one(tmp_path: Path) -> None:
+def test_a_manifest_of_images_stays_one(tmp_path):
     path = csv(tmp_path / "images.csv", ["a.png,a caption,x"], "path,text,label")
     with pytest.raises(TargetError, match=r"image 'a.png' does not exist"):
         load_target(path)
@@ -219,7 +213,7 @@ def test_a_manifest_of_images_stays_one(tmp_path: Path) -> None:
                        text_column="text").modality == "text"  # fmt: skip
 
 
-def test_splits_of_a_column(tmp_path: Path) -> None:
+def test_splits_of_a_column(tmp_path):
     rows = [
         f"{t},{label},{('train', 'train', 'dev', 'test')[i // 10]}"
         for i, (t, label) in enumerate(zip(TEXTS, LABELS, strict=True))
@@ -253,13 +247,13 @@ SPLIT_ROWS = [f"{t},{k},{('train', 'train', 'val', 'test')[i // 10]}" for i, (t,
         ("x.csv", "\n".join(["text,label,split", *SPLIT_ROWS, "odd,snow,test"]), r"class 'snow' has no text in train \(train 0, val 0, test 1\)"),
     ],
 )  # fmt: skip
-def test_bad_files_are_named_with_their_line(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+def test_bad_files_are_named_with_their_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(TargetError, match=message):
         load_target(tmp_path / name)
 
 
-def test_an_empty_table_whose_columns_are_named(tmp_path: Path) -> None:
+def test_an_empty_table_whose_columns_are_named(tmp_path):
     (tmp_path / "x.csv").write_text("")
     with pytest.raises(TargetError, match=r"x.csv: the table is empty; expected columns of texts and labels"):
         load_target(tmp_path / "x.csv", text_column="text")
@@ -282,13 +276,13 @@ ROWS = [f"{text}\t{label}" for text, label in zip(TEXTS, LABELS, strict=True)]
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
-def test_a_quote_that_swallows_rows(tmp_path: Path, rows: list[str], message: str, delimiter: str) -> None:
+def test_a_quote_that_swallows_rows(tmp_path, rows, message, delimiter):
     path = csv(tmp_path / "q.csv", [row.replace("\t", delimiter) for row in rows], f"text{delimiter}label")
     with pytest.raises(TargetError, match=r"q\.csv" + message):
         load_target(path)
 
 
-def test_texts_on_several_lines_are_no_rows(tmp_path: Path) -> None:
+def test_texts_on_several_lines_are_no_rows(tmp_path):
     texts = ["Dear Bob, hi\nhow are you", "on May 5, 2019\nwe won 1,000", 'a "b", c\n"d", e', '"quoted"\n"again, sun"']
     texts += ['"quoted" and more\nsun']
     texts += [f"{i}, text\nof {i}, lines" for i in range(35)]
@@ -306,9 +300,8 @@ def test_texts_on_several_lines_are_no_rows(tmp_path: Path) -> None:
         load_target(csv(tmp_path / "b.csv", ["rain,a", one_row, "sun,b", "rain,c"], "label,text"))
 
 
-def test_a_long_cell_with_quotes_and_breaks(tmp_path: Path) -> None:
+def test_a_long_cell_with_quotes_and_breaks(tmp_path):
     long = "word " * 40_000
     rows = [f'"{long}",x', '"two\nlines, and a ""quote""",y', *(f"{t},{'xy'[i % 2]}" for i, t in enumerate(TEXTS))]
     target = load_target(csv(tmp_path / "long.csv", rows))
-    assert target.items[0] == long
-    assert target.items[1] == 'two\nlines, and a "quote"'
+    assert (target.items[0], target.items[1]) == (long, 'two\nlines, and a "quote"')

@@ -1,7 +1,5 @@
 """Saved models: written whole or not at all, loaded with and without this package, used, exported."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -101,10 +99,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("vit") / "best", VIT)
 
 
-# ---------------------------------------------------------------------------- saving
-
-
-def test_a_loaded_model_gives_the_same_outputs_in_a_row_and_alone(mnist: Path) -> None:
+def test_a_loaded_model_gives_the_same_outputs_in_a_row_and_alone(mnist):
     model = load_model(mnist)
     batch = np.random.default_rng(1).integers(0, 255, (4, 28, 28, 3)).astype(np.uint8)
     from selector.modalities.pixels.prepared import normalize
@@ -116,20 +111,18 @@ def test_a_loaded_model_gives_the_same_outputs_in_a_row_and_alone(mnist: Path) -
     np.testing.assert_allclose(model.logits(batch[:1]), expected[:1], rtol=1e-4, atol=1e-4)
 
 
-def test_the_configuration_says_what_the_model_is(vit: Path) -> None:
+def test_the_configuration_says_what_the_model_is(vit):
     config = json.loads((vit / "config.json").read_text())
     assert config["class_names"] == list(CLASSES)
-    assert config["preprocess"]["input_size"] == [3, 64, 64]
-    assert config["context"] == {"temperature": 2.0}
+    assert (config["preprocess"]["input_size"], config["context"]) == ([3, 64, 64], {"temperature": 2.0})
     assert config["measured"] == {"metric": "accuracy", "val": FIGURES[1].val, "test": FIGURES[1].test}
-    assert config["target"]["fingerprint"] == "abc123"
-    assert config["recipe"]["model"] == "test_vit"
+    assert (config["target"]["fingerprint"], config["recipe"]["model"]) == ("abc123", "test_vit")
     assert {"selector", "torch", "timm"} <= set(config["versions"])
     assert {path.stat().st_mode & 0o777 for path in vit.iterdir()} == {0o644}
     assert sorted(path.name for path in vit.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
-def test_the_card_has_figures_fingerprint_and_license(vit: Path) -> None:
+def test_the_card_has_figures_fingerprint_and_license(vit):
     card = (vit / "README.md").read_text()
     assert "| full | 0.7500 | 0.7100 | 40 | 0.0001 | 12 s | 300,000 | 32 × 32 (reduced) | ok |" in card
     assert "| frozen | 0.5000 | 0.4500 |" in card
@@ -140,7 +133,7 @@ def test_the_card_has_figures_fingerprint_and_license(vit: Path) -> None:
     assert "test images were read once" in card.replace("\n", " ")
 
 
-def test_names_in_the_card_cannot_be_markup(tmp_path: Path) -> None:
+def test_names_in_the_card_cannot_be_markup(tmp_path):
     evil = "<script>alert(1)</script>|`x`"
     folder = saved(tmp_path / "best", class_names=(evil, "b", "c"), name=evil)
     card = (folder / "README.md").read_text()
@@ -148,7 +141,7 @@ def test_names_in_the_card_cannot_be_markup(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|'x'" in card
 
 
-def test_the_snippet_of_the_card_loads_the_model_without_this_package(tmp_path: Path) -> None:
+def test_the_snippet_of_the_card_loads_the_model_without_this_package(tmp_path):
     """By timm, as a torch program, and by onnxruntime where no library builds the network."""
     cards = []
     for spec, lines in ((VIT, 2), (MNIST, 2), (LAYER, 9)):
@@ -174,7 +167,7 @@ def test_the_snippet_of_the_card_loads_the_model_without_this_package(tmp_path: 
     run_cards(*cards)
 
 
-def test_timm_loads_the_folder_where_the_card_says_so(vit: Path, tmp_path: Path) -> None:
+def test_timm_loads_the_folder_where_the_card_says_so(vit, tmp_path):
     import timm
 
     assert "library_name: timm" in (vit / "README.md").read_text()
@@ -191,7 +184,7 @@ def test_timm_loads_the_folder_where_the_card_says_so(vit: Path, tmp_path: Path)
     assert "architecture" not in json.loads((inner / "config.json").read_text())
 
 
-def test_saving_again_replaces_the_folder(tmp_path: Path) -> None:
+def test_saving_again_replaces_the_folder(tmp_path):
     folder = saved(tmp_path / "best")
     (folder / "stray.txt").write_text("x")
     assert saved(tmp_path / "best", context={"temperature": 3.0}) == folder
@@ -201,9 +194,7 @@ def test_saving_again_replaces_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_while_saving_leaves_the_old_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
+def test_a_failure_while_saving_leaves_the_old_model(tmp_path, monkeypatch, error):
     folder = saved(tmp_path / "best")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -221,7 +212,7 @@ def test_a_failure_while_saving_leaves_the_old_model(
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_failed_rename_puts_the_old_model_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_puts_the_old_model_back(tmp_path, monkeypatch):
     folder = saved(tmp_path / "best")
     original = Path.replace
 
@@ -237,28 +228,24 @@ def test_a_failed_rename_puts_the_old_model_back(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match=r"best cannot be written .*name another folder"):
         saved(tmp_path / "file" / "best")
 
 
-def test_a_recipe_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_a_recipe_that_does_not_fit_is_refused(tmp_path):
     wrong = load(MNIST).recipe(3) | {"model": "selector.networks:usps_cnn"}
     with pytest.raises((StoreError, RuntimeError), match=r"does not fit its weights|size mismatch"):
         saved(tmp_path / "best", recipe=wrong)
     assert not (tmp_path / "best").exists()
 
 
-# ---------------------------------------------------------------------------- loading
+def test_a_run_folder_stands_for_its_best_model(mnist):
+    assert (load_model(mnist.parent).path, load_model(mnist.parent).class_names) == (mnist, CLASSES)
 
 
-def test_a_run_folder_stands_for_its_best_model(mnist: Path) -> None:
-    assert load_model(mnist.parent).path == mnist
-    assert load_model(mnist.parent).class_names == CLASSES
-
-
-def test_folders_without_a_model_are_named(tmp_path: Path, mnist: Path) -> None:
+def test_folders_without_a_model_are_named(tmp_path, mnist):
     with pytest.raises(ConfigError, match=r"holds no saved model \(no config.json\); give the folder 'best'"):
         load_model(tmp_path)
     (tmp_path / "config.json").write_text("{")
@@ -269,7 +256,7 @@ def test_folders_without_a_model_are_named(tmp_path: Path, mnist: Path) -> None:
         load_model(tmp_path)
 
 
-def test_truncated_weights_are_named(tmp_path: Path) -> None:
+def test_truncated_weights_are_named(tmp_path):
     folder = saved(tmp_path / "best")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -277,7 +264,7 @@ def test_truncated_weights_are_named(tmp_path: Path) -> None:
         load_model(folder).predict(images(1))
 
 
-def test_code_of_others_runs_only_when_trusted(tmp_path: Path) -> None:
+def test_code_of_others_runs_only_when_trusted(tmp_path):
     folder = saved(tmp_path / "best")
     config = json.loads((folder / "config.json").read_text())
     strangers = ("tests.support.networks:Orientation", "selectors.evil:factory", "selector.cli.options:load_plugins")
@@ -294,7 +281,7 @@ def test_code_of_others_runs_only_when_trusted(tmp_path: Path) -> None:
         load_model(folder, trust=True).predict(images(1))
 
 
-def test_a_saved_model_cannot_run_a_file_through_a_function_of_this_package(tmp_path: Path) -> None:
+def test_a_saved_model_cannot_run_a_file_through_a_function_of_this_package(tmp_path):
     folder = saved(tmp_path / "best")
     code, ran = tmp_path / "code.py", tmp_path / "ran"
     code.write_text(f"open({str(ran)!r}, 'w').close()\n")
@@ -308,10 +295,7 @@ def test_a_saved_model_cannot_run_a_file_through_a_function_of_this_package(tmp_
     assert not ran.exists()
 
 
-# ---------------------------------------------------------------------------- predicting
-
-
-def test_predictions_are_calibrated_and_ordered(mnist: Path) -> None:
+def test_predictions_are_calibrated_and_ordered(mnist):
     model = load_model(mnist)
     found = model.predict(images(7), top=3, batch_size=3)
     assert len(found) == 7
@@ -329,7 +313,7 @@ def test_predictions_are_calibrated_and_ordered(mnist: Path) -> None:
         assert len(row.top) == 3
 
 
-def test_files_folders_globs_and_arrays(mnist: Path, tmp_path: Path) -> None:
+def test_files_folders_globs_and_arrays(mnist, tmp_path):
     model = load_model(mnist)
     (tmp_path / "deep").mkdir()
     for i, image in enumerate(images(3)):
@@ -337,15 +321,14 @@ def test_files_folders_globs_and_arrays(mnist: Path, tmp_path: Path) -> None:
     (tmp_path / "deep" / "notes.txt").write_text("no image")
     file, folder, pattern = str(tmp_path / "deep" / "1.png"), tmp_path, str(tmp_path / "**" / "*.png")
     assert [row.item for row in model.predict(file)] == [file]
-    assert len(model.predict(folder)) == 3
-    assert len(model.predict(pattern)) == 3
+    assert (len(model.predict(folder)), len(model.predict(pattern))) == (3, 3)
     mixed = model.predict([file, images(3)[1], Image.fromarray(images(3)[1])])
     assert [row.item for row in mixed] == [file, "image 1", "image 2"]
     np.testing.assert_allclose(mixed.probabilities[0], mixed.probabilities[1])
     np.testing.assert_allclose(mixed.probabilities[0], mixed.probabilities[2])
 
 
-def test_gray_rgba_and_one_pixel_images(mnist: Path, tmp_path: Path) -> None:
+def test_gray_rgba_and_one_pixel_images(mnist, tmp_path):
     model = load_model(mnist)
     for mode in ("L", "RGBA", "CMYK", "P"):
         Image.new("RGB", (20, 10), "red").convert(mode).save(tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}")
@@ -355,14 +338,13 @@ def test_gray_rgba_and_one_pixel_images(mnist: Path, tmp_path: Path) -> None:
     assert not found.errors
 
 
-def test_a_bad_image_is_a_row_with_an_error(mnist: Path, tmp_path: Path) -> None:
+def test_a_bad_image_is_a_row_with_an_error(mnist, tmp_path):
     Image.fromarray(images(1)[0]).save(tmp_path / "b.png")
     (tmp_path / "a.jpg").write_bytes(b"not an image")
     (tmp_path / "c.png").write_bytes(b"")
     found = load_model(mnist).predict(tmp_path, top=2)
     assert [row.error is None for row in found] == [False, True, False]
-    assert found[0].error == "is not an image of a known format"
-    assert found[2].error == "is empty (0 bytes)"
+    assert (found[0].error, found[2].error) == ("is not an image of a known format", "is empty (0 bytes)")
     assert found.labels[0] is None
     assert np.isnan(found.probabilities[0]).all()
     with pytest.raises(BadImagesError, match=r"2 of 3 image\(s\) cannot be read: .*a.jpg is not an image") as caught:
@@ -370,7 +352,7 @@ def test_a_bad_image_is_a_row_with_an_error(mnist: Path, tmp_path: Path) -> None
     assert len(caught.value.bad) == 2
 
 
-def test_predictions_become_tables_and_json(mnist: Path, tmp_path: Path) -> None:
+def test_predictions_become_tables_and_json(mnist, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"x")
     found = load_model(mnist).predict([*images(2), str(tmp_path / "bad.jpg")], top=2)
     frame = found.to_dataframe()
@@ -398,20 +380,17 @@ def test_predictions_become_tables_and_json(mnist: Path, tmp_path: Path) -> None
         ),
     ],
 )
-def test_wrong_requests_are_named(mnist: Path, asked: Any, options: dict[str, Any], message: str) -> None:
+def test_wrong_requests_are_named(mnist, asked, options, message):
     with pytest.raises(ConfigError, match=message):
         load_model(mnist).predict(asked, **options)
 
 
-def test_an_empty_folder_is_named(mnist: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_named(mnist, tmp_path):
     with pytest.raises(ConfigError, match="holds no images"):
         load_model(mnist).predict(tmp_path)
 
 
-# ---------------------------------------------------------------------------- exporting
-
-
-def test_the_onnx_file_says_the_same_at_any_batch_size(mnist: Path, tmp_path: Path) -> None:
+def test_the_onnx_file_says_the_same_at_any_batch_size(mnist, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = export_onnx(mnist, tmp_path / "new" / "model.onnx")
@@ -429,7 +408,7 @@ def test_the_onnx_file_says_the_same_at_any_batch_size(mnist: Path, tmp_path: Pa
     assert json.loads(facts["class_names"]) == list(CLASSES)
 
 
-def test_an_onnx_file_that_differs_is_not_kept(mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnx_file_that_differs_is_not_kept(mnist, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -447,9 +426,7 @@ def test_an_onnx_file_that_differs_is_not_kept(mnist: Path, tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_onnx_file_that_cannot_be_written_is_refused_before_the_work(
-    mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_onnx_file_that_cannot_be_written_is_refused_before_the_work(mnist, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(export_module, "_export", lambda *_: pytest.fail("it was exported"))
@@ -468,16 +445,14 @@ def _denied(**_: Any) -> None:
     raise PermissionError(13, "Permission denied")
 
 
-def test_export_without_the_extra_says_what_to_install(
-    mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_without_the_extra_says_what_to_install(mnist, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"ONNX export needs the extra 'onnx' .*pip install 'zoo-selector\[onnx\]'"):
         export_onnx(SavedModel(mnist, json.loads((mnist / "config.json").read_text()), False), tmp_path / "model.onnx")
     assert export_module.TOLERANCE < 0.01
 
 
-def test_a_model_that_was_saved_before_contexts_is_read(tmp_path: Path) -> None:
+def test_a_model_that_was_saved_before_contexts_is_read(tmp_path):
     """Format 1 knew a temperature only."""
     folder = saved(tmp_path / "best")
     pictures = list(images(3))
@@ -490,7 +465,7 @@ def test_a_model_that_was_saved_before_contexts_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.predict(pictures).probabilities, expected)
 
 
-def test_what_another_task_says_of_an_item_reaches_every_form() -> None:
+def test_what_another_task_says_of_an_item_reaches_every_form():
     """Values, masks and boxes have no label: they are shown by name."""
 
     class Measures(Classification):
@@ -505,8 +480,7 @@ def test_what_another_task_says_of_an_item_reaches_every_form() -> None:
     ]
     assert found.table(1) == (["item", "value", "mask"], [["a", "3", "array 1 × 2"], ["b", "is empty", ""]])
     assert list(found.to_dataframe().columns) == ["item", "value", "mask", "error"]
-    assert str(found[0]) == "a: value 3, mask array 1 × 2"
-    assert found.probabilities.shape == (2, 0)
+    assert (str(found[0]), found.probabilities.shape) == ("a: value 3, mask array 1 × 2", (2, 0))
 
 
 @pytest.mark.parametrize(
@@ -534,7 +508,7 @@ def test_what_another_task_says_of_an_item_reaches_every_form() -> None:
         ({"source": "../x"}, r"config\.json: source: string should match pattern"),
     ],
 )
-def test_a_changed_configuration_is_named_by_file_and_field(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_a_changed_configuration_is_named_by_file_and_field(tmp_path, change, said):
     folder = saved(tmp_path / "best")
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
@@ -543,7 +517,7 @@ def test_a_changed_configuration_is_named_by_file_and_field(tmp_path: Path, chan
 
 
 @pytest.mark.parametrize("drop", ["some", "all", "none"])
-def test_names_that_do_not_fit_the_outputs_are_told(tmp_path: Path, drop: str) -> None:
+def test_names_that_do_not_fit_the_outputs_are_told(tmp_path, drop):
     """Fewer names ended in an IndexError, more of them went unnoticed."""
     folder = saved(tmp_path / "best")
     file = folder / "config.json"

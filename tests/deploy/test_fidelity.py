@@ -1,11 +1,8 @@
 """The reported figures are those of what ``predict`` hands over, counted by other libraries."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -33,7 +30,7 @@ def mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("selector.tuning.strategies._parts.is_depthwise", lambda module: False)
 
 
-def test_the_reported_miou_is_that_of_the_masks(folder: Path, tmp_path: Path) -> None:
+def test_the_reported_miou_is_that_of_the_masks(folder, tmp_path):
     options = {**masks.OPTIONS, "max_steps": 6}
     selector.rank(folder, zoo=masks.zoo()[:1], store=tmp_path / "store", out=tmp_path / "run", **options)
     saved = selector.load_model(tmp_path / "run")
@@ -47,7 +44,7 @@ def test_the_reported_miou_is_that_of_the_masks(folder: Path, tmp_path: Path) ->
     assert counted == pytest.approx(saved.config["measured"]["test"]["miou"], abs=1e-4)
 
 
-def test_the_reported_map_is_that_of_the_boxes(tmp_path: Path) -> None:
+def test_the_reported_map_is_that_of_the_boxes(tmp_path):
     path = boxes.scenes(tmp_path)
     options = {**boxes.OPTIONS, "decoder": ["retinanet"], "max_steps": 30}
     ranking = selector.rank(path, zoo=boxes.zoo(), store=tmp_path / "store", out=tmp_path / "run", **options)
@@ -77,7 +74,7 @@ def test_the_reported_map_is_that_of_the_boxes(tmp_path: Path) -> None:
     assert evaluation.stats[1] == pytest.approx(reported["map50"], abs=0.005)
 
 
-def test_a_segmenters_onnx_file_says_all_it_takes_to_use_it(folder: Path, tmp_path: Path) -> None:
+def test_a_segmenters_onnx_file_says_all_it_takes_to_use_it(folder, tmp_path):
     """The lines of its card give the masks of ``predict`` without this package, and the card says how near they come."""
     options = {**masks.OPTIONS, "max_steps": 2}
     run = tmp_path / "run"

@@ -1,7 +1,5 @@
 """Models and datasets of a hub: pushed, loaded, read, without a network and with a wrong token; the hub is a local server."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -85,9 +83,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[s
         yield root, environment
 
 
-def test_a_pushed_model_is_loaded_and_used_again_offline(
-    run: Path, hub: tuple[Path, dict[str, str]], photos: Path
-) -> None:
+def test_a_pushed_model_is_loaded_and_used_again_offline(run, hub, photos):
     root, environment = hub
     photo = str(photos / "upright" / "003.png")
     commit, from_hub, missing = ask(
@@ -113,7 +109,7 @@ def test_a_pushed_model_is_loaded_and_used_again_offline(
     assert refused.startswith("ConfigError")
 
 
-def test_a_wrong_token_is_refused_with_what_to_do(run: Path, hub: tuple[Path, dict[str, str]]) -> None:
+def test_a_wrong_token_is_refused_with_what_to_do(run, hub):
     wrong = {**hub[1], "HF_TOKEN": "hf_wrong"}
     done = subprocess.run(
         [sys.executable, "-m", "selector", "push", str(run), "org/secret"], env=wrong, capture_output=True, text=True
@@ -124,7 +120,7 @@ def test_a_wrong_token_is_refused_with_what_to_do(run: Path, hub: tuple[Path, di
     assert not (hub[0] / "org/secret").exists()
 
 
-def test_datasets_of_the_hub_with_splits_and_columns(hub: tuple[Path, dict[str, str]]) -> None:
+def test_datasets_of_the_hub_with_splits_and_columns(hub):
     columns = {"text_column": "sentence", "label_column": "feeling"}
     environment = hub[1]
     every, some, again, unknown, bad = ask(
@@ -135,8 +131,7 @@ def test_datasets_of_the_hub_with_splits_and_columns(hub: tuple[Path, dict[str, 
         ["target", "hf:org/reviews", {**columns, "split": "nowhere"}],
         ["target", "hf:org/none", columns],
     )
-    assert every[:3] == ["reviews", 80, ["bad", "good"]]
-    assert every[3]["test"] == 20
+    assert (every[:3], every[3]["test"]) == (["reviews", 80, ["bad", "good"]], 20)
     assert every[4:] == ["hf:org/reviews", "classification"]
     assert some[1] == 40
     assert again["test"] == 20
@@ -148,7 +143,7 @@ def test_datasets_of_the_hub_with_splits_and_columns(hub: tuple[Path, dict[str, 
     assert absent.startswith("TargetError")
 
 
-def test_options_of_the_hub_need_an_address(photos: Path) -> None:
+def test_options_of_the_hub_need_an_address(photos):
     with pytest.raises(ConfigError) as caught:
         selector.load_target(photos, split="train")
     assert "split" in getattr(caught.value, "names", ())
@@ -156,7 +151,7 @@ def test_options_of_the_hub_need_an_address(photos: Path) -> None:
         selector.load_target("hf:org/a/b/c")
 
 
-def test_the_card_is_read_by_the_hubs_own_classes(run: Path) -> None:
+def test_the_card_is_read_by_the_hubs_own_classes(run):
     card = ModelCard.load(run / "best" / "README.md").data
     assert card.library_name in ("timm", "pytorch")
     assert card.pipeline_tag == "image-classification"
@@ -172,9 +167,7 @@ def test_the_card_is_read_by_the_hubs_own_classes(run: Path) -> None:
     ("license", "expected"),
     [("MIT", ("mit", None)), ("Some Terms 1.0", ("other", "some-terms-1.0")), (None, (None, None))],
 )
-def test_heads_name_license_base_model_and_dataset(
-    license: str | None, expected: tuple[str | None, str | None]
-) -> None:
+def test_heads_name_license_base_model_and_dataset(license, expected):
     target = {"name": "re: views\n---", "origin": {"path": "hf:org/reviews:plain@main"}}
     spec = {"source": "transformers:org/bert@v1", "license": license}
     text = card_head(
@@ -187,7 +180,7 @@ def test_heads_name_license_base_model_and_dataset(
     assert card.datasets == ["org/reviews"]
 
 
-def test_weights_of_a_folder_are_of_no_repository(tmp_path: Path) -> None:
+def test_weights_of_a_folder_are_of_no_repository(tmp_path):
     assert hub_repository({"source": f"transformers:{tmp_path}"}) is None
     assert hub_repository({"source": "timm:test_resnet", "weights": "none"}) is None
     assert hub_repository({"source": "timm:resnet18.a1_in1k"}) == "timm/resnet18.a1_in1k"

@@ -1,7 +1,5 @@
 """Saved text models that predict: what stands for a text, a pair or a sentence, and how they go through the network."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -62,17 +60,14 @@ def make(backbone: Path, tmp_path: Path) -> Make:
     return made
 
 
-# ---------------------------------------------------------------------------- texts and pairs
-
-
-def test_a_model_of_single_texts_takes_no_pairs(make: Make) -> None:
+def test_a_model_of_single_texts_takes_no_pairs(make):
     model = make("single")
     assert [row.item for row in model.predict(("sun", "rain"))] == ["sun", "rain"]
     with pytest.raises(ConfigError, match=r"sun \| rain: found a pair of texts; the model reads single texts"):
         model.predict(["goal", ("sun", "rain")])
 
 
-def test_a_model_of_pairs_takes_no_single_texts(make: Make, tmp_path: Path) -> None:
+def test_a_model_of_pairs_takes_no_single_texts(make, tmp_path):
     model = make("pairs")
     assert [row.item for row in model.predict(("sun", "rain"))] == ["sun | rain"]
     assert len(model.predict([("sun", "rain"), ["goal", "team"]])) == 2
@@ -82,7 +77,7 @@ def test_a_model_of_pairs_takes_no_single_texts(make: Make, tmp_path: Path) -> N
             model.predict(given)
 
 
-def test_a_model_whose_record_does_not_say_takes_either(make: Make) -> None:
+def test_a_model_whose_record_does_not_say_takes_either(make):
     model = make("unknown")
     assert "pairs" not in model.config
     assert [row.item for row in model.predict(("sun", "rain"))] == ["sun | rain"]
@@ -91,11 +86,8 @@ def test_a_model_whose_record_does_not_say_takes_either(make: Make) -> None:
         model.predict(["goal"] * 40 + [("sun", "rain")])
 
 
-# ---------------------------------------------------------------------------- files
-
-
 @pytest.mark.parametrize("kind", ["single", "words"])
-def test_a_path_without_a_file_is_no_text(make: Make, kind: str, tmp_path: Path) -> None:
+def test_a_path_without_a_file_is_no_text(make, kind, tmp_path):
     model = make(kind)
     spaced = f"{tmp_path}{os.sep}no such.txt"
     for given in ("nosuch.txt", "nosuch.jsonl", "nosuch.CSV", "nosuch.conll", "data/nosuch.md", spaced, Path("nosuch")):
@@ -110,7 +102,7 @@ def test_a_path_without_a_file_is_no_text(make: Make, kind: str, tmp_path: Path)
         model.predict([f"{tmp_path}{os.sep}"])
 
 
-def test_texts_that_name_files_stay_texts(make: Make, tmp_path: Path) -> None:
+def test_texts_that_name_files_stay_texts(make, tmp_path):
     texts = [
         "look into notes.txt", "https://example.com/notes.txt", "and/or", "3/4.5", "3.5", "the end.\nnotes.txt", "data",
         "x" * 300 + ".txt file", "/", "one/two is a rate in notes.csv", "/ is the root.really",
@@ -122,7 +114,7 @@ def test_texts_that_name_files_stay_texts(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["single", "words"])
-def test_only_line_feeds_end_a_line(make: Make, kind: str, tmp_path: Path) -> None:
+def test_only_line_feeds_end_a_line(make, kind, tmp_path):
     model = make(kind)
     lines = ["sun\u2028rain\x0bgoal", "team\x85win\x0cmatch", "", "it\ris"]
     file = tmp_path / "texts.TXT"
@@ -142,7 +134,7 @@ def test_only_line_feeds_end_a_line(make: Make, kind: str, tmp_path: Path) -> No
         assert found[0].words[0] == "sun"
 
 
-def test_json_lines_hold_texts_or_pairs(make: Make, tmp_path: Path) -> None:
+def test_json_lines_hold_texts_or_pairs(make, tmp_path):
     file = tmp_path / "texts.jsonl"
     file.write_text('\ufeff"sun"\n\n{"text": "rain"}\n', encoding="utf-8")
     found = make("single").predict(file)
@@ -160,7 +152,7 @@ def test_json_lines_hold_texts_or_pairs(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["single", "words"])
-def test_what_cannot_be_read_is_named(make: Make, kind: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named(make, kind, tmp_path):
     model = make(kind)
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(ConfigError, match=r"empty\.txt is empty; expected one text per line"):
@@ -175,7 +167,7 @@ def test_what_cannot_be_read_is_named(make: Make, kind: str, tmp_path: Path) -> 
         model.predict([])
 
 
-def test_texts_without_content_are_named_by_their_place(make: Make) -> None:
+def test_texts_without_content_are_named_by_their_place(make):
     found = make("single").predict(["sun", "", " \t"])
     assert [str(row) for row in found.errors] == ["text 1: is empty", "text 2: is only whitespace"]
     with pytest.raises(BadImagesError, match=r"1 of 2 text\(s\) cannot be read: text 1 is empty"):
@@ -187,13 +179,8 @@ def test_texts_without_content_are_named_by_their_place(make: Make) -> None:
     ]
 
 
-# ---------------------------------------------------------------------------- through the network
-
-
 @pytest.mark.parametrize("kind", ["single", "words"])
-def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(
-    make: Make, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(make, kind, monkeypatch):
     model = make(kind, long_texts="window", max_length=32)
     built: list[TextTokenizer] = []
     sizes: list[tuple[int, int]] = []
@@ -217,7 +204,7 @@ def test_the_tokenizer_is_read_once_and_a_batch_is_bounded_by_its_tokens(
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet", ".jsonl"])
-def test_a_column_of_a_table_is_read(make: Make, ending: str, tmp_path: Path) -> None:
+def test_a_column_of_a_table_is_read(make, ending, tmp_path):
     import pandas as pd
 
     file = tmp_path / f"in{ending}"
@@ -242,7 +229,7 @@ def test_a_column_of_a_table_is_read(make: Make, ending: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["single", "words"])
-def test_open_files_hold_a_text_a_line(make: Make, kind: str) -> None:
+def test_open_files_hold_a_text_a_line(make, kind):
     model = make(kind)
     lines = ["notes.txt and more", "rain in /tmp"]  # what is read there is never taken for a path
     found = model.predict(io.StringIO("\n".join(lines) + "\n"))
@@ -252,7 +239,7 @@ def test_open_files_hold_a_text_a_line(make: Make, kind: str) -> None:
         model.predict([io.StringIO("")])
 
 
-def test_the_command_reads_stdin_and_tables_and_writes_files(make: Make, tmp_path: Path) -> None:
+def test_the_command_reads_stdin_and_tables_and_writes_files(make, tmp_path):
     model = make("single")
     text = "rain, sun and a long story " * 5
     runner = CliRunner()
@@ -274,16 +261,13 @@ def test_the_command_reads_stdin_and_tables_and_writes_files(make: Make, tmp_pat
     assert "or a file that ends with .csv, .jsonl, .json" in " ".join(told.stderr.split())
 
 
-# ---------------------------------------------------------------------------- the folder as a library reads it
-
-
 def as_transformers(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     return AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def test_transformers_loads_the_folder(make: Make) -> None:
+def test_transformers_loads_the_folder(make):
     model = make("single")
     assert "library_name: transformers" in (model.path / "README.md").read_text()
     backbone, tokenizer = as_transformers(model.path)
@@ -294,7 +278,7 @@ def test_transformers_loads_the_folder(make: Make) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_weights_that_were_saved_under_other_names_are_read(make: Make) -> None:
+def test_weights_that_were_saved_under_other_names_are_read(make):
     from safetensors.torch import load_file, save_file
 
     model = make("single")
@@ -305,11 +289,8 @@ def test_weights_that_were_saved_under_other_names_are_read(make: Make) -> None:
     np.testing.assert_array_equal(load_model(model.path).predict(["sun", "goal"]).probabilities, expected)
 
 
-# ---------------------------------------------------------------------------- the card
-
-
 @pytest.mark.parametrize("family", ["bert", "gpt2"])
-def test_the_lines_of_the_card_need_no_selector(family: str, tmp_path: Path) -> None:
+def test_the_lines_of_the_card_need_no_selector(family, tmp_path):
     folder = text_model(tmp_path / family, family)
     texts = ["sun and rain " * 9, "goal", "the team in the bank"]
     cards = []
@@ -338,7 +319,7 @@ def test_the_lines_of_the_card_need_no_selector(family: str, tmp_path: Path) -> 
     run_cards(*cards)
 
 
-def test_the_card_speaks_of_texts(make: Make) -> None:
+def test_the_card_speaks_of_texts(make):
     card = (make("single").path / "README.md").read_text()
     assert "| strategy | val | test | steps | rate | time | trained parameters | note |\n" + "|---" * 8 + "|\n" in card
     assert "| full | 0.0000 | – | 0 | 0.003 | 0 s | 0 | ok |\n| lora | 0.0000 | – | 0 | – |" in card
@@ -352,7 +333,7 @@ def test_the_card_speaks_of_texts(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_a_confirmed_model_knows_what_it_was_trained_on(backbone: Path, tmp_path: Path, kind: str) -> None:
+def test_a_confirmed_model_knows_what_it_was_trained_on(backbone, tmp_path, kind):
     rng = np.random.default_rng(0)
     words = {"money": ["bank", "loan"], "sport": ["goal", "team"]}
     labels = [("money", "sport")[i % 2] for i in range(60)]
@@ -368,7 +349,7 @@ def test_a_confirmed_model_knows_what_it_was_trained_on(backbone: Path, tmp_path
     assert len(model.predict(("bank loan", "goal team"))) == (1 if kind == "pairs" else 2)
 
 
-def test_a_prompt_that_is_called_prefix_is_read() -> None:
+def test_a_prompt_that_is_called_prefix_is_read():
     """Saved models and zoo entries from before 0.2.0."""
     preprocess = TextPreprocess("{}", 8, prompt="query: ")
     older = {"prefix" if name == "prompt" else name: value for name, value in preprocess.to_dict().items()}

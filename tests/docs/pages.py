@@ -1,7 +1,5 @@
 """The pages of the manual, and the words on them."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rules of writing that a program can check: banned phrases, length of sentences and paragraphs, the present state only."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """The manual keeps the rules of its style guide: a ratchet, zero where a page is not listed."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Everything public has an entry in the reference, and what is noted by hand exists in the package."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 

@@ -1,7 +1,5 @@
 """The site builds without a warning, its pages are short, and their examples run as printed."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

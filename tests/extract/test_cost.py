@@ -1,7 +1,5 @@
 """What a network costs: operations and memory against figures worked out by hand, times that are times."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Runners against plain torch, and what they do when memory, numbers or backends fail."""
 
-from __future__ import annotations
-
 import logging
 import subprocess
 import sys
@@ -118,10 +116,7 @@ def tiny(architecture: str) -> Encoder:
     return loaded
 
 
-# ---------------------------------------------------------------------------- features
-
-
-def test_features_are_those_of_plain_torch(small: Small) -> None:
+def test_features_are_those_of_plain_torch(small):
     pixels = pictures(70)
     runner = open_runner(small, **PLAIN, sample=pixels, rows_expected=70)
     rows = runner.encode(pixels)
@@ -132,7 +127,7 @@ def test_features_are_those_of_plain_torch(small: Small) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
-def test_a_row_does_not_depend_on_its_batch(architecture: str) -> None:
+def test_a_row_does_not_depend_on_its_batch(architecture):
     encoder = tiny(architecture)
     _, height, width = encoder.preprocess.input_size
     pixels = np.random.default_rng(0).integers(0, 256, (40, height, width, 3), dtype=np.uint8)
@@ -143,7 +138,7 @@ def test_a_row_does_not_depend_on_its_batch(architecture: str) -> None:
     assert np.array_equal(runner.encode(pixels[7:8]), rows[7:8])  # also alone
 
 
-def test_the_encoder_is_left_as_it_was(small: Small) -> None:
+def test_the_encoder_is_left_as_it_was(small):
     pixels = pictures(8)
     before = {k: v.clone() for k, v in small.module.state_dict().items()}
     open_runner(small, device="cpu", precision="bfloat16", backend="eager", sample=pixels, rows_expected=8).encode(
@@ -153,7 +148,7 @@ def test_the_encoder_is_left_as_it_was(small: Small) -> None:
     assert all(p.requires_grad for p in small.module.parameters())
 
 
-def test_an_encoder_without_a_torch_module_runs_as_it_is() -> None:
+def test_an_encoder_without_a_torch_module_runs_as_it_is():
     class Frozen(Small):
         def encode(self, batch: torch.Tensor) -> torch.Tensor:
             return batch.mean((2, 3))
@@ -166,16 +161,13 @@ def test_an_encoder_without_a_torch_module_runs_as_it_is() -> None:
     np.testing.assert_allclose(runner.encode(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
-# ---------------------------------------------------------------------------- into the store
-
-
 def prepared(store: FeatureStore, encoder: Encoder, pixels: Pictures) -> tuple[Runner, Entry]:
     runner = open_runner(encoder, **PLAIN, sample=pixels.rows[:128], rows_expected=len(pixels.rows))
     entry = store.remember({"s": 1}, {**encoder.identity, **runner.identity}, {"num_features": encoder.num_features})
     return runner, entry
 
 
-def test_rows_are_appended_in_chunks_and_progress_is_told(small: Small, clock: list[float], tmp_path: Path) -> None:
+def test_rows_are_appended_in_chunks_and_progress_is_told(small, clock, tmp_path):
     pixels = Pictures(pictures(600))
     runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
     told: list[Progress] = []
@@ -196,7 +188,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_kill_of_a_slow_network_loses_seconds_not_rows(small: Small, clock: list[float], tmp_path: Path) -> None:
+def test_a_kill_of_a_slow_network_loses_seconds_not_rows(small, clock, tmp_path):
     pixels = Pictures(pictures(160))
     runner, entry = prepared(FeatureStore(tmp_path), small, pixels)
     stored = []
@@ -212,7 +204,7 @@ def test_a_kill_of_a_slow_network_loses_seconds_not_rows(small: Small, clock: li
     assert stored == [0, 0, 0, 0, 64, 64, 64, 112, 112, 112]  # 12 s of work, never more
 
 
-def test_an_interrupted_extraction_resumes_to_the_same_bytes(small: Small, tmp_path: Path) -> None:
+def test_an_interrupted_extraction_resumes_to_the_same_bytes(small, tmp_path):
     pixels = Pictures(pictures(700))
     runner, calm = prepared(FeatureStore(tmp_path / "calm"), small, pixels)
     extract_rows(runner, calm, pixels, pixels.hashes, np.arange(700))
@@ -232,7 +224,7 @@ def test_an_interrupted_extraction_resumes_to_the_same_bytes(small: Small, tmp_p
     assert again.rows(pixels.hashes).tobytes() == calm.rows(pixels.hashes).tobytes()
 
 
-def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def test_features_that_are_not_finite_are_refused(tmp_path):
     class Broken(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3)) / 0
@@ -244,7 +236,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert entry.stored == 0
 
 
-def test_the_last_batch_that_is_not_finite_is_refused(small: Small, tmp_path: Path) -> None:
+def test_the_last_batch_that_is_not_finite_is_refused(small, tmp_path):
     """Where the rows are due to be written, as those of a small target are with its only batch."""
 
     pixels = Pictures(pictures(20))
@@ -257,7 +249,7 @@ def test_the_last_batch_that_is_not_finite_is_refused(small: Small, tmp_path: Pa
     assert entry.stored == 0
 
 
-def test_an_error_while_reading_pixels_is_passed_on(small: Small, clock: list[float], tmp_path: Path) -> None:
+def test_an_error_while_reading_pixels_is_passed_on(small, clock, tmp_path):
     class Gone(Pictures):
         def batch(self, indices: Any) -> np.ndarray:
             if 300 in indices:
@@ -271,9 +263,6 @@ def test_an_error_while_reading_pixels_is_passed_on(small: Small, clock: list[fl
     assert entry.stored == CHUNK_ROWS
 
 
-# ---------------------------------------------------------------------------- memory
-
-
 class Greedy(nn.Module):
     """Fails like an allocator on batches above ``most``."""
 
@@ -282,7 +271,7 @@ class Greedy(nn.Module):
         self.most, self.error = most, error
         self.sizes: list[int] = []
 
-    def __deepcopy__(self, memo: object) -> Greedy:
+    def __deepcopy__(self, memo):
         return self  # so that the test sees what the runner's copy was given
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -293,29 +282,26 @@ class Greedy(nn.Module):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError, torch.OutOfMemoryError])
-def test_the_batch_is_halved_when_memory_runs_out(
-    error: type[Exception], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_batch_is_halved_when_memory_runs_out(error, tmp_path, caplog):
     module = Greedy(10, error)
     pixels = Pictures(pictures(100))
     runner, entry = prepared(FeatureStore(tmp_path), Small(module, 3), pixels)
     extract_rows(runner, entry, pixels, pixels.hashes, np.arange(100))
     assert runner.batch_size == runner.facts["batch_size"] == 8
-    assert module.sizes[:2] == [16, 8]
-    assert set(module.sizes[1:]) == {8}
+    assert (module.sizes[:2], set(module.sizes[1:])) == ([16, 8], {8})
     np.testing.assert_allclose(
         entry.rows(pixels.hashes), reference(Small(module, 3), pixels.rows), rtol=1e-4, atol=1e-5
     )
     assert "out of memory on cpu; going on with batches of 8" in caplog.text
 
 
-def test_memory_too_small_for_one_image_is_said() -> None:
+def test_memory_too_small_for_one_image_is_said():
     runner = open_runner(Small(Greedy(0), 3), **PLAIN, sample=pictures(4), rows_expected=4)
     with pytest.raises(SourceError, match=r"memory of cpu is too small for a single image of \(3, 32, 32\)"):
         runner.encode(pictures(4))
 
 
-def test_other_errors_of_a_network_are_not_taken_for_memory() -> None:
+def test_other_errors_of_a_network_are_not_taken_for_memory():
     class Wrong(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.zeros(2, 3) @ x
@@ -327,7 +313,7 @@ def test_other_errors_of_a_network_are_not_taken_for_memory() -> None:
 
 
 @pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_items_that_were_decided_on_are_not_run_again(tmp_path: Path, precision: str) -> None:
+def test_items_that_were_decided_on_are_not_run_again(tmp_path, precision):
     small, pixels, store = Small(network(), 96), Pictures(pictures(300)), FeatureStore(tmp_path)
     asked = {**PLAIN, "precision": precision}
     runner = open_runner(small, **asked, sample=pixels.rows[:128], rows_expected=300)
@@ -349,7 +335,7 @@ def test_items_that_were_decided_on_are_not_run_again(tmp_path: Path, precision:
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16 arithmetic")
 
 
-def test_agreement_is_what_it_says() -> None:
+def test_agreement_is_what_it_says():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((50, 12)).astype(np.float32) + 5
     b = a + 0.3 * rng.standard_normal((50, 12)).astype(np.float32)
@@ -366,7 +352,7 @@ def test_agreement_is_what_it_says() -> None:
     assert not Agreement(1.0, 0.94, 128).good()
 
 
-def test_many_rows_are_compared_on_some_of_them_from_everywhere() -> None:
+def test_many_rows_are_compared_on_some_of_them_from_everywhere():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((5000, 8)).astype(np.float32)
     b = a.copy()
@@ -392,7 +378,7 @@ class Residual(nn.Module):
 
 
 @needs_bfloat16
-def test_residual_sums_of_pictures_on_a_cpu_are_not_rounded() -> None:
+def test_residual_sums_of_pictures_on_a_cpu_are_not_rounded():
     encoder, pixels = Small(Residual(), 8), pictures(64)
     runner = open_runner(encoder, **{**PLAIN, "precision": "bfloat16"}, sample=pixels, rows_expected=64)
     expected = reference(encoder, pixels)
@@ -401,7 +387,7 @@ def test_residual_sums_of_pictures_on_a_cpu_are_not_rounded() -> None:
 
 
 @needs_bfloat16
-def test_auto_takes_bfloat16_where_the_features_agree(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_bfloat16_where_the_features_agree(small, monkeypatch):
     monkeypatch.setattr(backend_table, "look_up", lambda *_: None)  # a processor that nobody has measured
     pixels = pictures(128)
     runner = open_runner(small, device="cpu", precision="auto", backend="auto", sample=pixels, rows_expected=128)
@@ -413,7 +399,7 @@ def test_auto_takes_bfloat16_where_the_features_agree(small: Small, monkeypatch:
 
 
 @needs_bfloat16
-def test_auto_keeps_float32_where_bfloat16_fails(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_keeps_float32_where_bfloat16_fails(caplog):
     class Strict(nn.Module):
         """Asks for the precision that its weights were made in, as a kernel of its own may."""
 
@@ -438,7 +424,7 @@ def test_auto_keeps_float32_where_bfloat16_fails(caplog: pytest.LogCaptureFixtur
         open_runner(encoder, **{**PLAIN, "precision": "bfloat16"}, sample=pixels, rows_expected=64).encode(pixels)
 
 
-def test_auto_keeps_float32_where_they_do_not() -> None:
+def test_auto_keeps_float32_where_they_do_not():
     class Fragile(nn.Module):
         """A small difference of large numbers, rounded where the convolution gives them."""
 
@@ -457,10 +443,9 @@ def test_auto_keeps_float32_where_they_do_not() -> None:
     assert runner.identity["precision"] == "float32"
 
 
-def test_few_images_are_not_enough_to_lower_the_precision(small: Small) -> None:
+def test_few_images_are_not_enough_to_lower_the_precision(small):
     few = open_runner(small, device="cpu", precision="auto", backend="auto", sample=pictures(127), rows_expected=127)
-    assert few.identity["precision"] == "float32"
-    assert few.facts["judged_on"] == 127
+    assert (few.identity["precision"], few.facts["judged_on"]) == ("float32", 127)
     decided = {**few.identity, **few.facts}
     same = open_runner(
         small, device="cpu", precision="auto", backend="auto", sample=pictures(128), rows_expected=511, decided=decided
@@ -474,7 +459,7 @@ def test_few_images_are_not_enough_to_lower_the_precision(small: Small) -> None:
         assert many.identity["precision"] == "bfloat16"  # unless a much larger target makes it worth while
 
 
-def test_what_was_decided_is_done_again_without_measuring() -> None:
+def test_what_was_decided_is_done_again_without_measuring():
     module = Greedy(1000)
     decided = {"backend": "eager", "precision": "float32", "batch_size": 4, "device": "cpu", "judged_on": 128}
     runner = open_runner(
@@ -482,15 +467,11 @@ def test_what_was_decided_is_done_again_without_measuring() -> None:
         decided=decided,
     )  # fmt: skip
     assert module.sizes == []
-    assert runner.batch_size == 4
-    assert runner.facts == {"batch_size": 4, "device": "cpu", "judged_on": 128}
+    assert (runner.batch_size, runner.facts) == (4, {"batch_size": 4, "device": "cpu", "judged_on": 128})
     elsewhere = open_runner(
         Small(module, 3), device="cpu", sample=pictures(4), rows_expected=4, decided={**decided, "device": "cuda"}
     )
     assert elsewhere.batch_size == 16  # another machine's batch size means nothing here
-
-
-# ---------------------------------------------------------------------------- choices
 
 
 @pytest.mark.parametrize(
@@ -505,17 +486,17 @@ def test_what_was_decided_is_done_again_without_measuring() -> None:
         ({"device": "cuda:99"}, r"device 'cuda:99' is not available \(\d+ of this kind found\)"),
     ],
 )
-def test_wrong_choices_are_named(small: Small, choice: dict[str, str], text: str) -> None:
+def test_wrong_choices_are_named(small, choice, text):
     with pytest.raises(ConfigError, match=text):
         open_runner(small, **{**PLAIN, **choice}, sample=pictures(4), rows_expected=4)
 
 
-def test_the_device_that_auto_means() -> None:
+def test_the_device_that_auto_means():
     assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     assert resolve_device("cpu") == "cpu"
 
 
-def test_a_backend_that_is_gone_is_replaced_with_a_warning(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_backend_that_is_gone_is_replaced_with_a_warning(small, caplog):
     decided = {"backend": "openvino", "precision": "float32", "batch_size": 32, "device": "cpu", "judged_on": 128}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("selector.extract.backends.openvino.importlib.util.find_spec", lambda name: None)
@@ -554,7 +535,7 @@ class Slow(nn.Module):
 
 
 @needs_another
-def test_another_backend_is_tried_when_what_was_measured_says_that_it_pays(tmp_path: Path) -> None:
+def test_another_backend_is_tried_when_what_was_measured_says_that_it_pays(tmp_path):
     assert first_choice is not None
     store = FeatureStore(tmp_path)
     remember(store, first_choice, speedup=0.9, setup=0.0)
@@ -585,7 +566,7 @@ def _refuse_all_but_eager(backend: str, *args: Any) -> Any:
 
 
 @needs_another
-def test_a_faster_backend_is_taken_measured_and_remembered(tmp_path: Path) -> None:
+def test_a_faster_backend_is_taken_measured_and_remembered(tmp_path):
     """Traced or compiled, the wait of ``Slow`` is gone: the other backend is faster for certain."""
     assert first_choice is not None
     store = FeatureStore(tmp_path)
@@ -609,7 +590,7 @@ needs_openvino = pytest.mark.skipif(bool(why_not("openvino", "cpu")), reason=why
 
 @needs_openvino
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
-def test_openvino_gives_the_features_of_torch(architecture: str, tmp_path: Path) -> None:
+def test_openvino_gives_the_features_of_torch(architecture, tmp_path):
     encoder = tiny(architecture)
     _, height, width = encoder.preprocess.input_size
     pixels = np.random.default_rng(0).integers(0, 256, (40, height, width, 3), dtype=np.uint8)
@@ -624,7 +605,7 @@ def test_openvino_gives_the_features_of_torch(architecture: str, tmp_path: Path)
 
 
 @needs_openvino
-def test_openvino_keeps_to_the_threads_that_it_is_given(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_keeps_to_the_threads_that_it_is_given(small, monkeypatch):
     monkeypatch.setenv("SELECTOR_THREADS", "1")
     settings: dict[str, Any] = {"sample": pictures(32), "rows_expected": 32}
     runner = open_runner(small, **{**PLAIN, "backend": "openvino"}, **settings)
@@ -633,16 +614,14 @@ def test_openvino_keeps_to_the_threads_that_it_is_given(small: Small, monkeypatc
 
 
 @needs_openvino
-def test_what_openvino_cannot_compile_is_said_by_its_reason(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_openvino_cannot_compile_is_said_by_its_reason(small, monkeypatch):
     monkeypatch.setattr("selector.extract.backends.openvino.given_threads", lambda: "many")
     with pytest.raises(SourceError, match=r"cannot be compiled by OpenVINO: .*INFERENCE_NUM_THREADS"):
         open_runner(small, **{**PLAIN, "backend": "openvino"}, sample=pictures(32), rows_expected=32)
 
 
 @needs_openvino
-def test_a_compiled_model_is_kept_and_made_again_when_damaged(
-    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_compiled_model_is_kept_and_made_again_when_damaged(small, tmp_path, caplog):
     store = FeatureStore(tmp_path)
     pixels = pictures(40)
     decided = {"backend": "openvino", "precision": "float32", "batch_size": 32, "device": "cpu", "judged_on": 128}
@@ -671,7 +650,7 @@ def test_a_compiled_model_is_kept_and_made_again_when_damaged(
 
 
 @needs_openvino
-def test_openvino_takes_gray_networks_and_those_that_keep_the_traced_batch() -> None:
+def test_openvino_takes_gray_networks_and_those_that_keep_the_traced_batch():
     class Fixed(nn.Module):
         """Its trace holds the batch as a number."""
 
@@ -690,7 +669,7 @@ def test_openvino_takes_gray_networks_and_those_that_keep_the_traced_batch() -> 
 
 
 @needs_openvino
-def test_openvino_sends_nothing_home(tmp_path: Path) -> None:
+def test_openvino_sends_nothing_home(tmp_path):
     code = """
 import os, sys, threading
 opened = []
@@ -720,7 +699,7 @@ assert not os.listdir(os.environ["HOME"]), os.listdir(os.environ["HOME"])
     assert done.returncode == 0, done.stderr
 
 
-def test_a_conversion_that_changes_the_features_is_refused(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_conversion_that_changes_the_features_is_refused(small, caplog):
     class Turned:
         """A backend whose features are another network's."""
 
@@ -747,19 +726,16 @@ def test_a_conversion_that_changes_the_features_is_refused(small: Small, caplog:
     assert runner.identity["backend"] == "eager"
 
 
-# ---------------------------------------------------------------------------- torch.compile
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not("compile", "cpu")), reason=why_not("compile", "cpu") or "it is here")
-def test_a_compiled_network_gives_the_features_of_eager_torch(small: Small) -> None:
+def test_a_compiled_network_gives_the_features_of_eager_torch(small):
     pixels = pictures(40)
     runner = open_runner(small, **{**PLAIN, "backend": "compile"}, sample=pixels, rows_expected=40)
     assert runner.identity == {"backend": "compile", "precision": "float32"}
     np.testing.assert_allclose(runner.encode(pixels), reference(small, pixels), rtol=1e-3, atol=1e-4)
 
 
-def test_without_a_compiler_nothing_is_compiled(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_nothing_is_compiled(small, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     assert why_not("compile", "cpu") == "no C++ compiler is found"
@@ -767,19 +743,16 @@ def test_without_a_compiler_nothing_is_compiled(small: Small, monkeypatch: pytes
         open_runner(small, **{**PLAIN, "backend": "compile"}, sample=pictures(4), rows_expected=4)
 
 
-# ---------------------------------------------------------------------------- GPU
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_gpu_gives_the_features_of_the_cpu(small: Small, precision: str) -> None:
+def test_a_gpu_gives_the_features_of_the_cpu(small, precision):
     pixels = pictures(700)
     runner = open_runner(small, device="cuda", precision=precision, backend="eager", sample=pixels, rows_expected=700)
     assert agreement(reference(small, pixels), runner.encode(pixels)).cosine > 0.999
 
 
 @pytest.mark.gpu
-def test_float32_of_a_gpu_is_not_rounded_to_tf32(small: Small) -> None:
+def test_float32_of_a_gpu_is_not_rounded_to_tf32(small):
     pixels = pictures(64)
     runner = open_runner(small, device="cuda", precision="float32", backend="eager", sample=pixels, rows_expected=64)
     allowed = torch.backends.cudnn.allow_tf32
@@ -820,9 +793,7 @@ def usual_switches() -> Iterator[None]:
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has the older switches only")
 @pytest.mark.parametrize("program", ["nothing", "high", "medium", "matmul", "conv", "all"])
-def test_float32_for_a_gpu_is_not_rounded_whatever_a_program_set_and_its_settings_come_back(
-    program: str, usual_switches: None
-) -> None:
+def test_float32_for_a_gpu_is_not_rounded_whatever_a_program_set_and_its_settings_come_back(program, usual_switches):
     """The switches are there without a GPU."""
     if program in ("high", "medium"):
         torch.set_float32_matmul_precision(program)
@@ -843,7 +814,7 @@ def test_float32_for_a_gpu_is_not_rounded_whatever_a_program_set_and_its_setting
         assert switches() == after
 
 
-def test_a_rate_on_a_card_is_not_that_of_its_first_batch(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_on_a_card_is_not_that_of_its_first_batch(small, monkeypatch):
     """The first one loads libraries: eager torch pays for that in a batch, a compiled network before."""
     clock = types.SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr(deciding, "time", clock)
@@ -859,9 +830,6 @@ def test_a_rate_on_a_card_is_not_that_of_its_first_batch(small: Small, monkeypat
     assert trial.measure("eager", "float32").shape == (128, 2)
     assert trial.rates["eager", "float32"] == pytest.approx(1280)
     assert trial.setup["eager", "float32"] == pytest.approx(5.0)
-
-
-# ---------------------------------------------------------------------------- batch size
 
 
 class Timed(nn.Module):
@@ -881,9 +849,7 @@ TIME = types.SimpleNamespace(now=0.0, perf_counter=lambda: TIME.now)
 
 
 @pytest.mark.parametrize("favorite", [4, 32])
-def test_the_batch_size_is_searched_once_and_remembered(
-    favorite: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_batch_size_is_searched_once_and_remembered(favorite, tmp_path, monkeypatch):
     monkeypatch.setattr(deciding, "time", TIME)  # no other program has a part in it
     encoder, pixels, store = Small(Timed(favorite), 3), pictures(128), FeatureStore(tmp_path)
     asked = {**PLAIN, "sample": pixels, "rows_expected": 5000, "store": store}
@@ -895,20 +861,17 @@ def test_the_batch_size_is_searched_once_and_remembered(
     assert open_runner(encoder, **asked, decided=facts).batch_size == favorite
 
 
-def test_few_images_are_not_worth_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_are_not_worth_a_search(tmp_path, monkeypatch):
     monkeypatch.setattr(deciding, "time", TIME)
     encoder = Small(Timed(4), 3)
     runner = open_runner(encoder, **PLAIN, sample=pictures(128), rows_expected=500, store=FeatureStore(tmp_path))
     assert runner.batch_size == 16
 
 
-def test_a_batch_size_that_memory_forced_is_remembered(tmp_path: Path) -> None:
+def test_a_batch_size_that_memory_forced_is_remembered(tmp_path):
     encoder, pixels, store = Small(Greedy(10), 3), pictures(40), FeatureStore(tmp_path)
     open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40, store=store).encode(pixels)
     assert open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40, store=store).batch_size == 8
-
-
-# ---------------------------------------------------------------------------- short scans
 
 
 def known(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
@@ -934,17 +897,14 @@ def batches_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
 AUTO: dict[str, Any] = {"device": "cpu", "precision": "auto", "backend": "auto"}
 
 
-def test_a_short_scan_decides_by_the_table_and_a_long_one_by_measuring(
-    small: Small, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_scan_decides_by_the_table_and_a_long_one_by_measuring(small, monkeypatch):
     known(monkeypatch, eager_precision="bfloat16")
     monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
     ran = batches_run(monkeypatch)
     sample = pictures(128)
     runner = open_runner(small, **AUTO, sample=sample, rows_expected=2000)  # a trial would take an eighth of the time
     assert {images for *_, images in ran} == {16, 32}  # two batches check what the table says, since torch is quick
-    assert runner.identity["backend"] == "eager"
-    assert runner.facts["judged_on"] == 32
+    assert (runner.identity["backend"], runner.facts["judged_on"]) == ("eager", 32)
     ran.clear()
     monkeypatch.setattr(deciding, "_pays", lambda *_: False)
     open_runner(small, **AUTO, sample=sample, rows_expected=1_000_000)
@@ -959,9 +919,7 @@ class Ponderous(nn.Module):
         return x.flatten(1)[:, ::64]
 
 
-def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(monkeypatch, tmp_path):
     known(monkeypatch, eager_precision="bfloat16")
     monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
     monkeypatch.setattr(deciding, "time", TIME)
@@ -979,9 +937,7 @@ def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(
     np.testing.assert_array_equal(kept, runner.encode(pixels.rows))
 
 
-def test_a_package_that_would_save_much_is_named_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_package_that_would_save_much_is_named_once(monkeypatch, caplog):
     known(monkeypatch, backend="openvino", speedup=2.0, setup=1.0)
     monkeypatch.setattr(deciding, "_mentioned", False)
     monkeypatch.setattr(deciding, "why_not", lambda *_: "not installed")
@@ -1000,14 +956,12 @@ def test_a_package_that_would_save_much_is_named_once(
     ("cosine", "neighbors", "images", "good"),
     [(0.9975, 1.0, 16, False), (0.999, 0.8, 32, True), (0.996, 0.96, 128, True), (0.999, 0.9, 128, False)],
 )
-def test_few_images_are_judged_by_their_cosine_alone(cosine: float, neighbors: float, images: int, good: bool) -> None:
+def test_few_images_are_judged_by_their_cosine_alone(cosine, neighbors, images, good):
     assert deciding.Agreement(cosine, neighbors, images).good() == good
 
 
 @needs_openvino
-def test_the_likely_backend_is_opened_ahead_where_that_pays_and_is_not_opened_again(
-    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_likely_backend_is_opened_ahead_where_that_pays_and_is_not_opened_again(small, monkeypatch, tmp_path):
     store = FeatureStore(tmp_path)
     known(monkeypatch, backend="openvino", precision="float32", speedup=100.0)
     assert open_ahead(small, **PLAIN, rows_expected=500, store=store) == {}  # a backend was asked for
@@ -1027,9 +981,7 @@ def test_the_likely_backend_is_opened_ahead_where_that_pays_and_is_not_opened_ag
 
 
 @needs_openvino
-def test_what_an_earlier_round_decided_is_opened_ahead_without_a_trial_and_once(
-    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_an_earlier_round_decided_is_opened_ahead_without_a_trial_and_once(small, monkeypatch, tmp_path):
     plain: dict[str, Any] = {"device": "cpu", "rows_expected": 500, "store": FeatureStore(tmp_path)}
     decided = {"backend": "openvino", "precision": "float32", "batch_size": 8, "device": "cpu"}
     monkeypatch.setattr(small, "probe", lambda: pytest.fail("it was timed"))
@@ -1047,9 +999,7 @@ def test_what_an_earlier_round_decided_is_opened_ahead_without_a_trial_and_once(
     assert open_ahead(small, **plain, **asked, decided={**decided, "backend": "eager"}) == {}
 
 
-def test_what_cannot_be_opened_ahead_is_left_for_its_turn(
-    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_cannot_be_opened_ahead_is_left_for_its_turn(small, monkeypatch, tmp_path):
     known(monkeypatch, backend="openvino", precision="float32", speedup=100.0)
 
     def refuses(*_: Any) -> Any:
@@ -1060,9 +1010,7 @@ def test_what_cannot_be_opened_ahead_is_left_for_its_turn(
 
 
 @pytest.mark.parametrize(("limit", "again"), [(None, ["large"]), ("1GB", ["small", "large"])])
-def test_small_networks_stay_loaded_for_the_next_round(
-    limit: str | None, again: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_small_networks_stay_loaded_for_the_next_round(limit, again, monkeypatch):
     loaded: list[str] = []
 
     def load(spec: ModelSpec) -> Encoder:
@@ -1083,7 +1031,7 @@ def test_small_networks_stay_loaded_for_the_next_round(
     assert (second[0] is first[0]) == (limit is None)
 
 
-def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_not_believed_where_the_features_differ(monkeypatch):
     known(monkeypatch, eager_precision="bfloat16")
     monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
     monkeypatch.setattr(
@@ -1097,8 +1045,8 @@ def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest
     ("rows", "rate", "precision"), [(2000, 1e9, "bfloat16"), (2000, 1e-9, "float32"), (200, 1e9, "float32")]
 )
 def test_where_reading_takes_longer_than_a_trial_bfloat16_is_compared_whatever_the_table_says(
-    small: Small, rows: int, rate: float, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    small, rows, rate, precision, monkeypatch
+):
     known(monkeypatch, eager_precision="float32")
     monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
     original = deciding._Trial.agreement
@@ -1116,8 +1064,8 @@ def test_where_reading_takes_longer_than_a_trial_bfloat16_is_compared_whatever_t
 @needs_openvino
 @pytest.mark.parametrize(("rate", "backend"), [(1e9, "openvino"), (1e-9, "eager")])
 def test_a_network_that_loses_its_features_in_bfloat16_stays_converted_where_that_is_faster(
-    small: Small, rate: float, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    small, rate, backend, monkeypatch
+):
     known(monkeypatch, backend="openvino", precision="bfloat16", speedup=100.0)
     monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
     original = deciding._Trial.agreement
@@ -1133,7 +1081,7 @@ def test_a_network_that_loses_its_features_in_bfloat16_stays_converted_where_tha
 
 
 @needs_openvino
-def test_a_conversion_runs_the_network_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_runs_the_network_once(monkeypatch):
     from selector.extract.backends import openvino
 
     batches: list[int] = []
@@ -1147,9 +1095,7 @@ def test_a_conversion_runs_the_network_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert batches == [2]  # the trace of two images, which torch does not check by running it again
 
 
-def test_what_this_machine_remembers_of_a_family_counts_more_than_the_table(
-    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_this_machine_remembers_of_a_family_counts_more_than_the_table(small, monkeypatch, tmp_path):
     known(monkeypatch, backend="openvino", precision="float32", speedup=100.0, setup=0.0)
     store = FeatureStore(tmp_path)
     assert next(deciding.known_ways(small, "cpu", None)).speedup == 100.0
@@ -1166,13 +1112,13 @@ def test_what_this_machine_remembers_of_a_family_counts_more_than_the_table(
     ("architecture", "family"),
     [("test_vit", "attention"), ("mobilenetv2_035", "depthwise"), ("test_resnet", "convolution")],
 )
-def test_families_are_told_apart_by_their_layers(architecture: str, family: str) -> None:
+def test_families_are_told_apart_by_their_layers(architecture, family):
     import timm
 
     assert backend_table.family_of(timm.create_model(architecture)) == family
 
 
-def test_every_row_of_the_shipped_table_can_be_used() -> None:
+def test_every_row_of_the_shipped_table_can_be_used():
     table = backend_table._table()
     assert {cpu for cpu, *_ in table} >= {"amx", "avx512_bf16"}
     for row in table.values():

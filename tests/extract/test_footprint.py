@@ -1,9 +1,5 @@
 """The memory of a network, told from shapes, against tensors that are really there."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -32,7 +28,7 @@ def sketch_of(spec: ModelSpec) -> Sketch:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.source)
-def test_shapes_tell_what_real_tensors_take(spec: ModelSpec) -> None:
+def test_shapes_tell_what_real_tensors_take(spec):
     sketch = sketch_of(spec)
     assert all(p.is_meta for p in sketch.module.parameters())  # no weight was made
     found = footprint(sketch)
@@ -61,20 +57,20 @@ def test_shapes_tell_what_real_tensors_take(spec: ModelSpec) -> None:
     assert found.item < found.step
 
 
-def test_a_linear_layer_takes_what_its_shapes_say() -> None:
+def test_a_linear_layer_takes_what_its_shapes_say():
     sketch = Sketch(nn.Linear(1000, 500), lambda n: torch.empty((n, 1000)), lambda module, x: module(x), (1, 1000))
     found = footprint(sketch)
     assert found.weights == 4 * (1000 * 500 + 500)
     assert found.item == 4 * 500  # what comes out; the batch was there before
 
 
-def test_mixed_precision_halves_activations() -> None:
+def test_mixed_precision_halves_activations():
     layers = nn.Sequential(*(nn.Linear(512, 512) for _ in range(8)))
     sketch = Sketch(layers, lambda n: torch.empty((100 * n, 512)), lambda module, x: module(x), (1, 512))
     assert footprint(sketch, bf16=True).step < 0.75 * footprint(sketch).step
 
 
-def test_a_module_in_memory_stays_as_it_is() -> None:
+def test_a_module_in_memory_stays_as_it_is():
     module = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
@@ -87,7 +83,7 @@ def test_a_module_in_memory_stays_as_it_is() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
-def test_a_network_that_looks_at_values_is_refused() -> None:
+def test_a_network_that_looks_at_values_is_refused():
     class Looks(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if float(x.sum()) > 0 else -x
@@ -96,7 +92,7 @@ def test_a_network_that_looks_at_values_is_refused() -> None:
         footprint(Sketch(Looks(), lambda n: torch.empty((n, 3)), lambda module, x: module(x), (1, 3)))
 
 
-def test_a_sketch_fetches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_sketch_fetches_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     found = footprint(sketch_of(ModelSpec(source="timm:resnet18.a1_in1k")))

@@ -1,7 +1,5 @@
 """The pixel store: parity with timm, bad images, sharing, kills, two processes at once, pruning."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os
@@ -13,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +89,6 @@ class Counting(list[Any]):
         return super().__getitem__(index)
 
 
-# ---------------------------------------------------------------------------- parity with timm
-
-
 def timm_pixels(raw: bytes, preprocess: Preprocess) -> np.ndarray:
     """What timm's evaluation transform gives before it normalizes; uint8 (H, W, 3)."""
     from timm.data import create_transform
@@ -116,7 +110,7 @@ SIZES = [(500, 375), (375, 500), (224, 224), (97, 331), (33, 31), (640, 200), (1
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "lanczos"])
 @pytest.mark.parametrize(("size", "crop_pct"), [((3, 224, 224), 0.875), ((3, 97, 131), 0.95), ((3, 64, 64), 1.0)])
-def test_pixels_are_those_of_timm(mode: Any, interpolation: Any, size: tuple[int, int, int], crop_pct: float) -> None:
+def test_pixels_are_those_of_timm(mode, interpolation, size, crop_pct):
     preprocess = Preprocess(input_size=size, interpolation=interpolation, crop_pct=crop_pct, crop_mode=mode)
     near = values = 0
     for seed, (height, width) in enumerate(SIZES):
@@ -129,7 +123,7 @@ def test_pixels_are_those_of_timm(mode: Any, interpolation: Any, size: tuple[int
     assert near / values >= 0.9995
 
 
-def test_normalized_tensor_and_features_are_those_of_timm() -> None:
+def test_normalized_tensor_and_features_are_those_of_timm():
     import timm
     from timm.data import create_transform
 
@@ -149,7 +143,7 @@ def test_normalized_tensor_and_features_are_those_of_timm() -> None:
 
 
 @pytest.mark.slow
-def test_real_photos_are_those_of_timm(assets: Path) -> None:
+def test_real_photos_are_those_of_timm(assets):
     for name in ("imagenet_val256", "dtd10"):
         import pyarrow.parquet as pq
 
@@ -161,7 +155,7 @@ def test_real_photos_are_those_of_timm(assets: Path) -> None:
             assert (off <= 1).reshape(len(raw), -1).mean(axis=1).min() >= 0.999
 
 
-def test_orientation_is_applied_before_resizing() -> None:
+def test_orientation_is_applied_before_resizing():
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = jpeg(1, 40, 60, exif=exif)
@@ -175,7 +169,7 @@ def test_a_sliver_keeps_a_pixel() -> None:
     assert resize(photo(0, 3, 700), Preprocess(input_size=(3, 64, 64), crop_mode="border")).shape == (64, 64, 3)
 
 
-def test_border_is_filled_with_the_mean_and_keeps_its_own_key() -> None:
+def test_border_is_filled_with_the_mean_and_keeps_its_own_key():
     gray = Preprocess(input_size=(3, 32, 32), crop_mode="border", crop_pct=1.0, mean=(0.5,) * 3)
     assert resize(photo(0, 10, 40), gray)[0, 0].tolist() == [128, 128, 128]
     colored = gray.overridden({"mean": (0.1, 0.2, 0.3)})
@@ -184,10 +178,7 @@ def test_border_is_filled_with_the_mean_and_keeps_its_own_key() -> None:
     assert SMALL.pixels_key() == SMALL.overridden({"mean": (0.5,) * 3}).pixels_key()
 
 
-# ---------------------------------------------------------------------------- normalizing
-
-
-def test_normalize_by_hand() -> None:
+def test_normalize_by_hand():
     batch = np.random.default_rng(0).integers(0, 255, (2, 5, 4, 3), dtype=np.uint8)
     found = normalize(batch, SMALL)
     expected = (batch / 255 - np.array(SMALL.mean)) / np.array(SMALL.std)
@@ -200,7 +191,7 @@ def test_normalize_by_hand() -> None:
     assert torch.equal(half, found.to(torch.bfloat16))
 
 
-def test_one_channel_is_pillows_luminance() -> None:
+def test_one_channel_is_pillows_luminance():
     batch = np.stack([photo(seed, 6, 7) for seed in range(3)])
     one = Preprocess(input_size=(1, 6, 7), mean=(0.5,), std=(0.25,))
     gray = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in batch])
@@ -209,10 +200,7 @@ def test_one_channel_is_pillows_luminance() -> None:
     np.testing.assert_allclose(found[:, 0].numpy(), (gray / 255 - 0.5) / 0.25, atol=1e-6)
 
 
-# ---------------------------------------------------------------------------- the store
-
-
-def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_rows_come_back_in_the_order_asked_for(tmp_path):
     raw, hashes, names = items()
     opened, bad = open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     assert bad == {}
@@ -222,7 +210,7 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     assert opened.batch([]).shape == (0, 16, 16, 3)
 
 
-def test_each_image_is_decoded_once_for_all_resizes(tmp_path: Path) -> None:
+def test_each_image_is_decoded_once_for_all_resizes(tmp_path):
     raw, hashes, names = items()
     counting = Counting([*raw, raw[0]])  # and a copy is not decoded at all
     hashes, names = [*hashes, hashes[0]], [*names, "copy.jpg"]
@@ -239,7 +227,7 @@ def test_each_image_is_decoded_once_for_all_resizes(tmp_path: Path) -> None:
     assert counting.reads == 0
 
 
-def test_only_what_is_new_is_decoded(tmp_path: Path) -> None:
+def test_only_what_is_new_is_decoded(tmp_path):
     raw, hashes, names = items()
     open_pixels(raw[:20], hashes[:20], names[:20], SMALL, folder=tmp_path)
     counting = Counting(raw)
@@ -248,7 +236,7 @@ def test_only_what_is_new_is_decoded(tmp_path: Path) -> None:
     assert np.array_equal(opened.batch(range(30)), prepare(raw, SMALL))
 
 
-def test_a_temporary_place_goes_with_the_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_place_goes_with_the_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     raw, hashes, names = items(5)
     opened, _ = open_pixels(raw, hashes, names, SMALL, folder=None)
@@ -258,21 +246,21 @@ def test_a_temporary_place_goes_with_the_pixels(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arrays_and_gray_items(tmp_path: Path) -> None:
+def test_arrays_and_gray_items(tmp_path):
     raw = [photo(0, 20, 30), photo(1, 20, 30)[..., 0], photo(2, 20, 30)[..., :1]]
     opened, _ = open_pixels(raw, [content_hash(one) for one in raw], list("abc"), SMALL, folder=tmp_path)
     assert np.array_equal(opened.batch(range(3)), prepare(raw, SMALL))
     assert np.array_equal(opened.batch([1])[..., 0], opened.batch([1])[..., 2])
 
 
-def test_from_a_target(photos: Path, tmp_path: Path) -> None:
+def test_from_a_target(photos, tmp_path):
     target = load_target(photos)
     opened, bad = open_pixels(target.items, target.hashes, target.names, SMALL, folder=tmp_path / "a b é")
     assert bad == {}
     assert np.array_equal(opened.batch([7]), prepare([photos / target.names[7]], SMALL))
 
 
-def test_progress_reaches_the_end(tmp_path: Path) -> None:
+def test_progress_reaches_the_end(tmp_path):
     raw, hashes, names = items()
     steps: list[Progress] = []
     open_pixels(raw, hashes, names, SMALL, folder=tmp_path, progress=steps.append)
@@ -280,7 +268,7 @@ def test_progress_reaches_the_end(tmp_path: Path) -> None:
     assert [s.done for s in steps] == sorted(s.done for s in steps)
 
 
-def test_threads_may_share_pixels(tmp_path: Path) -> None:
+def test_threads_may_share_pixels(tmp_path):
     raw, hashes, names = items()
     opened, _ = open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     expected = prepare(raw, SMALL)
@@ -299,9 +287,6 @@ def test_threads_may_share_pixels(tmp_path: Path) -> None:
     assert wrong == []
 
 
-# ---------------------------------------------------------------------------- bad images
-
-
 def spoiled() -> tuple[list[Any], list[str], list[str]]:
     raw, _, names = items(20)
     raw[2] = b""
@@ -311,13 +296,12 @@ def spoiled() -> tuple[list[Any], list[str], list[str]]:
     return raw, [content_hash(one) for one in raw], names
 
 
-def test_all_bad_images_are_listed(tmp_path: Path) -> None:
+def test_all_bad_images_are_listed(tmp_path):
     raw, hashes, names = spoiled()
     with pytest.raises(BadImagesError) as caught:
         open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "4 images of 20 cannot be decoded:"
-    assert lines[1] == "  2.jpg is empty (0 bytes)"
+    assert (lines[0], lines[1]) == ("4 images of 20 cannot be decoded:", "  2.jpg is empty (0 bytes)")
     assert lines[2].startswith("  5.jpg is truncated (image file is truncated")
     assert lines[3:5] == ["  11.jpg is not an image of a known format", "  12.jpg is empty (0 bytes)"]
     assert lines[5] == "Replace or remove them, or skip them with on_invalid='skip' (--on-invalid skip)."
@@ -328,7 +312,7 @@ def test_all_bad_images_are_listed(tmp_path: Path) -> None:
     assert counting.reads == 3  # the good ones were kept, and the two empty files are one content
 
 
-def test_the_message_shows_ten(tmp_path: Path) -> None:
+def test_the_message_shows_ten(tmp_path):
     raw = [f"no image {i}".encode() for i in range(13)]
     with pytest.raises(BadImagesError) as caught:
         open_pixels(raw, [content_hash(one) for one in raw], [f"{i}.png" for i in range(13)], SMALL, folder=tmp_path)
@@ -337,7 +321,7 @@ def test_the_message_shows_ten(tmp_path: Path) -> None:
     assert len(str(caught.value).splitlines()) == 13
 
 
-def test_skipped_images_are_not_handed_out(tmp_path: Path) -> None:
+def test_skipped_images_are_not_handed_out(tmp_path):
     raw, hashes, names = spoiled()
     opened, bad = open_pixels(raw, hashes, names, SMALL, folder=tmp_path, on_invalid="skip")
     assert bad[2] == "is empty (0 bytes)"
@@ -347,7 +331,7 @@ def test_skipped_images_are_not_handed_out(tmp_path: Path) -> None:
         opened.batch([1, 2])
 
 
-def test_a_file_that_vanished_is_a_bad_image(photos: Path, tmp_path: Path) -> None:
+def test_a_file_that_vanished_is_a_bad_image(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "x")
     target = load_target(tmp_path / "x")
     (tmp_path / "x" / target.names[3]).unlink()
@@ -355,20 +339,17 @@ def test_a_file_that_vanished_is_a_bad_image(photos: Path, tmp_path: Path) -> No
     assert bad == {3: "cannot be read (No such file or directory)"}
 
 
-def test_an_item_that_changed_is_never_filed_under_its_old_hash(tmp_path: Path) -> None:
+def test_an_item_that_changed_is_never_filed_under_its_old_hash(tmp_path):
     raw, hashes, names = items(5)
     raw[3] = jpeg(99)
     with pytest.raises(TargetError, match=r"image 3\.jpg has changed since the target was loaded \(hash "):
         open_pixels(raw, hashes, names, SMALL, folder=tmp_path, on_invalid="skip")
 
 
-def test_prepare_names_the_file(tmp_path: Path) -> None:
+def test_prepare_names_the_file(tmp_path):
     (tmp_path / "x.jpg").write_bytes(jpeg(0)[:200])
     with pytest.raises(UnreadableImage, match=r"x\.jpg is (truncated|damaged)"):
         prepare([tmp_path / "x.jpg"], SMALL)
-
-
-# ---------------------------------------------------------------------------- faults
 
 
 def only_segment(folder: Path) -> Path:
@@ -376,7 +357,7 @@ def only_segment(folder: Path) -> Path:
     return path
 
 
-def test_a_damaged_row_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_row_is_decoded_again(tmp_path, caplog):
     raw, hashes, names = items()
     open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     path = only_segment(tmp_path)
@@ -399,7 +380,7 @@ def test_a_damaged_row_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptur
         lambda b: b.replace(digest_of(items()[1][3]), b"x" * 16),
     ],
 )
-def test_a_damaged_segment_is_not_used(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_segment_is_not_used(tmp_path, spoil):
     raw, hashes, names = items()
     open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     path = only_segment(tmp_path)
@@ -410,14 +391,14 @@ def test_a_damaged_segment_is_not_used(tmp_path: Path, spoil: Callable[[bytes], 
     assert np.array_equal(opened.batch(range(30)), prepare(raw, SMALL))
 
 
-def test_a_segment_pruned_meanwhile_is_decoded_again(tmp_path: Path) -> None:
+def test_a_segment_pruned_meanwhile_is_decoded_again(tmp_path):
     raw, hashes, names = items()
     opened, _ = open_pixels(raw, hashes, names, SMALL, folder=tmp_path)
     assert prune(tmp_path, 0) > 30 * 768
     assert np.array_equal(opened.batch(range(30)), prepare(raw, SMALL))
 
 
-def test_an_error_half_way_keeps_what_was_decoded(tmp_path: Path) -> None:
+def test_an_error_half_way_keeps_what_was_decoded(tmp_path):
     raw, hashes, names = items()
 
     def stop(step: Progress) -> None:
@@ -465,7 +446,7 @@ def go(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def test_a_killed_process_loses_at_most_a_segment(photos: Path, tmp_path: Path) -> None:
+def test_a_killed_process_loses_at_most_a_segment(photos, tmp_path):
     target = load_target(photos)
     expected = prepare([target.items[i] for i in range(60)], SMALL)
     folder = tmp_path / "pixels"
@@ -484,7 +465,7 @@ def test_a_killed_process_loses_at_most_a_segment(photos: Path, tmp_path: Path) 
     assert np.array_equal(opened.batch(range(60)), expected)
 
 
-def test_two_processes_at_once_decode_each_image_once(photos: Path, tmp_path: Path) -> None:
+def test_two_processes_at_once_decode_each_image_once(photos, tmp_path):
     processes = [start(photos, tmp_path) for _ in range(2)]
     for process in processes:
         go(process)
@@ -496,7 +477,7 @@ def test_two_processes_at_once_decode_each_image_once(photos: Path, tmp_path: Pa
     assert np.array_equal(opened.batch(range(60)), prepare([target.items[i] for i in range(60)], SMALL))
 
 
-def test_two_writers_without_a_lock_are_harmless(tmp_path: Path) -> None:
+def test_two_writers_without_a_lock_are_harmless(tmp_path):
     raw, hashes, names = items()
     rows = prepare(raw, SMALL)
     folder = tmp_path / f"v{module.DECODER_VERSION}-{SMALL.pixels_key()}"
@@ -510,7 +491,7 @@ def test_two_writers_without_a_lock_are_harmless(tmp_path: Path) -> None:
     assert np.array_equal(opened.batch(range(30)), rows)
 
 
-def test_a_read_only_place_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_read_only_place_is_a_warning(tmp_path, caplog):
     raw, hashes, names = items(4)
     (tmp_path / "file").write_text("x")  # a folder cannot be made below a file, not even by root
     with caplog.at_level(logging.WARNING):
@@ -519,7 +500,7 @@ def test_a_read_only_place_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     assert np.array_equal(opened.batch(range(4)), prepare(raw, SMALL))
 
 
-def test_a_read_only_store_is_read(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_read_only_store_is_read(caplog):
     raw, hashes, names = items(6)
     root = Path(tempfile.mkdtemp())  # pytest's own folder is closed to other users
     user = os.geteuid()
@@ -543,7 +524,7 @@ def test_a_read_only_store_is_read(caplog: pytest.LogCaptureFixture) -> None:
         shutil.rmtree(root)
 
 
-def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path):
     raw, _, _ = items(30)
 
     def write() -> None:
@@ -563,10 +544,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-# ---------------------------------------------------------------------------- size
-
-
-def test_what_finds_no_room_is_decoded_when_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_finds_no_room_is_decoded_when_asked_for(tmp_path, caplog):
     raw, hashes, names = items()
     with caplog.at_level(logging.WARNING):
         opened, _ = open_pixels(raw, hashes, names, SMALL, folder=tmp_path, max_size=10 * 768)
@@ -575,7 +553,7 @@ def test_what_finds_no_room_is_decoded_when_asked_for(tmp_path: Path, caplog: py
     assert np.array_equal(opened.batch(range(30)), prepare(raw, SMALL))
 
 
-def test_the_least_recently_used_segments_go_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_segments_go_first(tmp_path):
     raw, hashes, names = items()
     for part, age in ((slice(0, 10), 300), (slice(10, 20), 200), (slice(20, 30), 100)):
         before = set(tmp_path.rglob(f"*{SUFFIX}"))
@@ -590,7 +568,7 @@ def test_the_least_recently_used_segments_go_first(tmp_path: Path) -> None:
     assert sorted(counting.asked) == list(range(10, 20))
 
 
-def test_stale_temporary_files_are_pruned_and_young_ones_kept(tmp_path: Path) -> None:
+def test_stale_temporary_files_are_pruned_and_young_ones_kept(tmp_path):
     old, young = tmp_path / f"{TEMPORARY}a", tmp_path / f"{TEMPORARY}b"
     for path in (old, young):
         path.write_bytes(b"x" * 10)
@@ -600,7 +578,7 @@ def test_stale_temporary_files_are_pruned_and_young_ones_kept(tmp_path: Path) ->
     assert young.exists()
 
 
-def test_large_images_are_told_by_their_header() -> None:
+def test_large_images_are_told_by_their_header():
     assert not module._is_large(jpeg(0))
     buffer = io.BytesIO()
     Image.new("L", (8000, 5000)).save(buffer, "PNG")
@@ -612,7 +590,7 @@ def test_large_images_are_told_by_their_header() -> None:
     assert not module._is_large(np.zeros((8000, 5000), np.uint8))
 
 
-def test_decoding_does_not_run_ahead_of_writing(tmp_path: Path) -> None:
+def test_decoding_does_not_run_ahead_of_writing(tmp_path):
     raw, hashes, names = items(100)
     counting = Counting(raw)
     ahead: list[int] = []
@@ -626,7 +604,7 @@ def test_decoding_does_not_run_ahead_of_writing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="what is resident is read from /proc")
-def test_reading_pictures_leaves_none_of_them_resident(tmp_path: Path) -> None:
+def test_reading_pictures_leaves_none_of_them_resident(tmp_path):
     """A process's memory is flat in the number of images that it reads."""
 
     def resident() -> int:

@@ -1,7 +1,5 @@
 """Row readers against brute force, and the stream of rows."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -35,7 +33,7 @@ def bilinear(cells: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 7), (3, 2, 1, 4), (1, 4, 9, 3)])
-def test_points_are_read_bilinearly(shape: tuple[int, ...]) -> None:
+def test_points_are_read_bilinearly(shape):
     found = RNG.normal(size=shape).astype(np.float32)
     item = np.sort(RNG.integers(0, shape[0], 40))
     place = RNG.random((40, 2)).astype(np.float32)
@@ -50,7 +48,7 @@ def test_points_are_read_bilinearly(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(both, np.concatenate([rows, last], 1))
 
 
-def test_points_follow_the_conventions_of_grid_sample() -> None:
+def test_points_follow_the_conventions_of_grid_sample():
     found = torch.from_numpy(RNG.normal(size=(2, 5, 6, 9)).astype(np.float32))
     place = torch.from_numpy(RNG.random((2, 20, 2)).astype(np.float32))
     item = torch.arange(2).repeat_interleave(20)
@@ -75,7 +73,7 @@ def boxes(count: int) -> np.ndarray:
     return np.concatenate([first[0], first[0] + 0.05 + second[1]], 1).astype(np.float32)
 
 
-def test_boxes_are_read_from_the_map_that_fits_them() -> None:
+def test_boxes_are_read_from_the_map_that_fits_them():
     sizes = [(4, 2), (8, 3), (16, 2), (32, 4)]
     maps = [RNG.normal(size=(2, c, 224 // s, 416 // s)).astype(np.float32) for s, c in sizes]
     item, place = np.sort(RNG.integers(0, 2, 30)), boxes(30)
@@ -99,7 +97,7 @@ def test_boxes_are_read_from_the_map_that_fits_them() -> None:
     np.testing.assert_allclose(single[3], box_mean(maps[-1][item[3]], place[3]), atol=2e-5)
 
 
-def test_levels_of_boxes() -> None:
+def test_levels_of_boxes():
     square = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.49, 0.49], [0.0, 0.0, 0.01, 0.01]])
     assert level_of(square, (224, 224), (4, 8, 16, 32)).tolist() == [2, 0, 0]
     assert level_of(square, (448, 448), (4, 8, 16, 32)).tolist() == [3, 1, 0]
@@ -117,7 +115,7 @@ class Photos:
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
-def test_rows_come_in_the_order_of_the_plan_whatever_the_batches(name: str) -> None:
+def test_rows_come_in_the_order_of_the_plan_whatever_the_batches(name):
     encoder = canvas_encoder(load(spec(name)), (96, 130))
     assert encoder.preprocess.input_size == (3, 96, 128)
     photos = Photos(RNG.integers(0, 256, (7, 96, 128, 3)).astype(np.uint8))
@@ -139,7 +137,7 @@ def test_rows_come_in_the_order_of_the_plan_whatever_the_batches(name: str) -> N
     np.testing.assert_allclose(whole.features["stages"], found["stages"], rtol=1e-4, atol=1e-5)
 
 
-def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_halves_the_batch(monkeypatch):
     encoder = canvas_encoder(load(spec("timm:test_resnet")), (64, 64))
     photos = Photos(RNG.integers(0, 256, (6, 64, 64, 3)).astype(np.uint8))
     runner = MapRunner(encoder, "cpu", "float32", batch_size=4)
@@ -161,7 +159,7 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_allclose(rows, expected.features["stages"], rtol=1e-4, atol=1e-5)
 
 
-def test_what_does_not_fit_together_is_named() -> None:
+def test_what_does_not_fit_together_is_named():
     encoder = canvas_encoder(load(spec("timm:test_resnet")), (64, 64))
     runner = open_map_runner(encoder, device="cpu")
     photos, items = Photos(np.zeros((1, 64, 64, 3), np.uint8)), np.zeros(1, int)
@@ -171,7 +169,7 @@ def test_what_does_not_fit_together_is_named() -> None:
         next(extract_rows(runner, photos, items, np.zeros((1, 2)), "point", ["stage9"]))
 
 
-def test_words_are_found_by_their_number() -> None:
+def test_words_are_found_by_their_number():
     features = torch.arange(12.0).reshape(6, 2)
     outputs = Outputs(features, torch.tensor([0, 2, 2, 6]))
     rows = registry.get("word").read(outputs, torch.tensor([0, 2, 2]), torch.tensor([[1], [0], [3]]), "features")
@@ -180,7 +178,7 @@ def test_words_are_found_by_their_number() -> None:
         registry.get("word").read(outputs, torch.tensor([0]), torch.tensor([[2]]), "features")
 
 
-def test_a_canvas_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_canvas_is_tried_once(monkeypatch):
     encoder, passes, original = load(spec("timm:test_vit")), [], MapTaps.read
     _ = encoder.taps
     monkeypatch.setattr(MapTaps, "read", lambda *args: passes.append(tuple(args[2].shape[2:])) or original(*args))
@@ -189,7 +187,7 @@ def test_a_canvas_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert passes == [(96, 128), (128, 96)]
 
 
-def test_the_canvas_has_the_median_aspect_in_multiples_of_32() -> None:
+def test_the_canvas_has_the_median_aspect_in_multiples_of_32():
     sizes = [(100, 200), (60, 90), (100, 310)]
     pictures = [np.zeros((h, w, 3), np.uint8) for h, w in sizes]
     assert canvas_of(pictures, 224) == (224, 448)
@@ -198,9 +196,7 @@ def test_the_canvas_has_the_median_aspect_in_multiples_of_32() -> None:
 
 
 @pytest.mark.parametrize(("neighbors", "precision"), [(7 / 8, "bfloat16"), (6 / 8, "float32")])
-def test_a_lower_precision_is_judged_by_pictures(
-    neighbors: float, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lower_precision_is_judged_by_pictures(neighbors, precision, monkeypatch):
     """A row an image, all places side by side; of eight images one may have another nearest one."""
     seen = []
 

@@ -1,7 +1,5 @@
 """Moments, blocks and the spectrum that proxies share."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -173,8 +171,7 @@ def test_labels_with_few_positives_are_left_out_and_named():
     labels = np.zeros((100, 4))
     labels[:40, 0], labels[::3, 1], labels[:4, 2], labels[:97, 3] = 1, 1, 1, 1
     data = FeatureSet(rng.standard_normal((100, 5)), labels, label_names=["cat", "dog", "newt", "leg"]).label_data
-    assert data.names == ("cat", "dog")
-    assert data.left_out == {"newt": 4, "leg": 3}
+    assert (data.names, data.left_out) == (("cat", "dog"), {"newt": 4, "leg": 3})
     assert data.note() == (
         "2 labels have fewer than 10 positive or negative rows and are not scored: newt (4), leg (3)."
     )
@@ -221,7 +218,7 @@ def test_unknown_entries_make_parts_that_are_complete():
         (pd.array([0, 1, None, 1]), r"labels must be known\. Label 2 is missing; drop the row"),
     ],
 )
-def test_labels_of_two_kinds_are_told(labels: Any, said: str) -> None:
+def test_labels_of_two_kinds_are_told(labels, said):
     """numpy made names of the numbers: 1 and '1' were one class, without a word."""
     rows = np.random.default_rng(0).standard_normal((4, 3))
     with pytest.raises(ProxyError, match=said):

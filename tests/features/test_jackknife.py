@@ -1,7 +1,5 @@
 """What is left without a block, against decompositions of the rows that are left."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

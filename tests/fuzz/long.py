@@ -5,8 +5,6 @@ most memory that one took beyond what the process had before. Failures are in ``
 number that make the case again (``test_what_long_runs_found``).
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json

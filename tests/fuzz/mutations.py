@@ -1,7 +1,5 @@
 """Small changes to real files: of bytes, of a JSON tree, of lines. All are drawn from a seed."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Iterator

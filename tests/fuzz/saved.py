@@ -1,7 +1,5 @@
 """Saved models of every task, whose configuration or files beside it are changed; and what ``selector label`` reads."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable

@@ -4,8 +4,6 @@ What is allowed: a result, or an error of the selector's own (``SelectorError``)
 the normal suite, thousands of each format by ``python -m tests.fuzz.long``.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io
@@ -177,8 +175,7 @@ def pictures(folder: Path, forms: Sequence[str] = ("PNG", "JPEG", "GIF", "WEBP",
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of damaged TIFF tags
             found = decode_rgb(byte_mutation(rng.choice(files), rng))
-        assert found.dtype == np.uint8
-        assert found.ndim == 3
+        assert (found.dtype, found.ndim) == (np.uint8, 3)
 
     return case
 

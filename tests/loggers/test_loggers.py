@@ -1,7 +1,5 @@
 """Runs that are reported to TensorBoard, MLflow and Weights & Biases, each the real library, without a server."""
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess
@@ -104,8 +102,7 @@ def _in_mlflow(store: Path, losses: dict[str, list[tuple[int, float]]], test: di
     experiment = client.get_experiment_by_name("selector")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    assert run.data.params["target.items"] == "24"
+    assert (run.info.status, run.data.params["target.items"]) == ("FINISHED", "24")
     for name, points in losses.items():
         found = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
         assert sorted(found) == sorted(points, key=lambda point: point[0])

@@ -1,7 +1,5 @@
 """How far the levels of augmentation go, and what they must leave alone."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torchvision import tv_tensors

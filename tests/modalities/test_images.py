@@ -1,14 +1,11 @@
 """Decoding one image: every file format and mode, orientations, and damage, each with its reason."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
 import struct
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +47,7 @@ def expected(raw: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("quality", [30, 75, 95])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}])
-def test_jpeg_equals_pillow_to_the_bit(quality: int, options: dict[str, Any]) -> None:
+def test_jpeg_equals_pillow_to_the_bit(quality, options):
     noisy = Image.fromarray(RNG.integers(0, 255, (37, 53, 3), dtype=np.uint8))
     for image in (noisy, noisy.convert("L"), Image.fromarray(PICTURE)):
         raw = encode(image, "JPEG", quality=quality, **({} if image.mode == "L" else options))
@@ -58,18 +55,18 @@ def test_jpeg_equals_pillow_to_the_bit(quality: int, options: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "TGA"])
-def test_other_formats_equal_pillow(form: str) -> None:
+def test_other_formats_equal_pillow(form):
     raw = encode(Image.fromarray(PICTURE), form)
     assert np.array_equal(decode_rgb(raw), expected(raw))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1"])
-def test_png_modes_become_rgb(mode: str) -> None:
+def test_png_modes_become_rgb(mode):
     raw = encode(Image.fromarray(PICTURE).convert(mode), "PNG")
     assert np.array_equal(decode_rgb(raw), expected(raw))
 
 
-def test_palette_with_transparency() -> None:
+def test_palette_with_transparency():
     raw = encode(Image.fromarray(PICTURE).convert("P"), "PNG", transparency=bytes(range(256)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -77,14 +74,14 @@ def test_palette_with_transparency() -> None:
     assert np.array_equal(found, np.asarray(Image.open(io.BytesIO(raw)).convert("RGBA").convert("RGB")))
 
 
-def test_alpha_is_dropped_not_blended() -> None:
+def test_alpha_is_dropped_not_blended():
     clear = np.dstack([PICTURE, np.zeros(PICTURE.shape[:2], np.uint8)])
     assert np.array_equal(decode_rgb(encode(Image.fromarray(clear), "PNG")), PICTURE)
     assert np.array_equal(decode_rgb(clear), PICTURE)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "TIFF"])
-def test_cmyk(form: str) -> None:
+def test_cmyk(form):
     raw = encode(Image.fromarray(PICTURE).convert("CMYK"), form)
     assert Image.open(io.BytesIO(raw)).mode == "CMYK"
     assert np.array_equal(decode_rgb(raw), expected(raw))
@@ -92,13 +89,13 @@ def test_cmyk(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_16_bits_keep_their_upper_8(form: str) -> None:
+def test_16_bits_keep_their_upper_8(form):
     values = RNG.integers(0, 65536, (12, 15), dtype=np.uint16)
     found = decode_rgb(encode(Image.fromarray(values), form))
     assert np.array_equal(found, np.repeat((values >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
 
 
-def test_16_bit_rgb_png() -> None:
+def test_16_bit_rgb_png():
     values = RNG.integers(0, 65536, (5, 7, 3)).astype(">u2")
     body = b"".join(b"\0" + row.tobytes() for row in values)
 
@@ -110,7 +107,7 @@ def test_16_bit_rgb_png() -> None:
     assert np.array_equal(decode_rgb(raw), (values >> 8).astype(np.uint8))
 
 
-def test_float_tiff() -> None:
+def test_float_tiff():
     values = RNG.random((5, 6), dtype=np.float32)
     assert np.array_equal(
         decode_rgb(encode(Image.fromarray(values), "TIFF"))[..., 0],
@@ -120,13 +117,13 @@ def test_float_tiff() -> None:
         decode_rgb(encode(Image.fromarray(values * 90), "TIFF"))
 
 
-def test_32_bit_integers() -> None:
+def test_32_bit_integers():
     with pytest.raises(UnreadableImage, match=r"has 32-bit values \(0 to 9000000\); convert it to 8 or 16 bits"):
         decode_rgb(encode(Image.fromarray(np.array([[0, 9_000_000]], np.int32)), "TIFF"))
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_taken(form: str) -> None:
+def test_of_an_animation_the_first_frame_is_taken(form):
     frames = [Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)) for i in range(1, 4)]
     options = {"lossless": True} if form == "WEBP" else {}
     raw = encode(frames[0], form, save_all=True, append_images=frames[1:], duration=50, **options)
@@ -136,7 +133,7 @@ def test_of_an_animation_the_first_frame_is_taken(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
+def test_exif_orientation_is_applied(form, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = Image.fromarray(PICTURE)
@@ -145,13 +142,13 @@ def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
     assert decode_rgb(raw).shape == ((24, 36, 3) if orientation < 5 else (36, 24, 3))
 
 
-def test_pillow_images() -> None:
+def test_pillow_images():
     assert np.array_equal(pil_to_array(Image.fromarray(PICTURE)), PICTURE)
     assert pil_to_array(Image.fromarray(PICTURE).convert("L")).shape == (24, 36)
     assert np.array_equal(read_image(Image.fromarray(PICTURE).convert("RGBA")), PICTURE)
 
 
-def test_paths(tmp_path: Path) -> None:
+def test_paths(tmp_path):
     Image.fromarray(PICTURE).save(tmp_path / "a b é.png")
     assert np.array_equal(read_image(tmp_path / "a b é.png"), PICTURE)
     assert np.array_equal(read_image(str(tmp_path / "a b é.png")), PICTURE)
@@ -164,10 +161,7 @@ def test_paths(tmp_path: Path) -> None:
         read_image(tmp_path / "e.png")
 
 
-# ---------------------------------------------------------------------------- bad input
-
-
-def test_empty_and_unknown() -> None:
+def test_empty_and_unknown():
     with pytest.raises(UnreadableImage, match=r"^is empty \(0 bytes\)$"):
         decode_rgb(b"")
     with pytest.raises(UnreadableImage, match=r"^is not an image of a known format$"):
@@ -177,19 +171,19 @@ def test_empty_and_unknown() -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
-def test_truncated(form: str) -> None:
+def test_truncated(form):
     raw = encode(Image.fromarray(RNG.integers(0, 255, (64, 64, 3), dtype=np.uint8)), form)
     with pytest.raises(UnreadableImage, match=r"^is (truncated|damaged) \(.+\)|^is not an image"):
         decode_rgb(raw[: len(raw) // 2])
 
 
-def test_truncated_jpeg_says_so() -> None:
+def test_truncated_jpeg_says_so():
     raw = encode(Image.fromarray(RNG.integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
     with pytest.raises(UnreadableImage, match=r"^is truncated \(image file is truncated"):
         decode_rgb(raw[: len(raw) // 2])
 
 
-def test_corrupt_png() -> None:
+def test_corrupt_png():
     raw = bytearray(encode(Image.fromarray(PICTURE), "PNG"))
     start = raw.index(b"IDAT") + 8
     raw[start : start + 40] = b"\xff" * 40
@@ -222,7 +216,7 @@ def test_decompression_bombs_are_refused_from_the_header(
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_arrays_that_are_no_images(array: np.ndarray) -> None:
+def test_arrays_that_are_no_images(array):
     with pytest.raises(UnreadableImage, match=r"is an array (of|without)"):
         decode_rgb(array)
 
@@ -236,9 +230,7 @@ SEEDS = [encode(Image.fromarray(PICTURE), form) for form in ("JPEG", "PNG", "GIF
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
     st.integers(0, 40),
 )
-def test_damage_gives_pixels_or_a_reason_never_another_error(
-    raw: bytes, changes: list[tuple[int, int]], cut: int
-) -> None:
+def test_damage_gives_pixels_or_a_reason_never_another_error(raw, changes, cut):
     data = bytearray(raw)
     for place, value in changes:
         data[place % len(data)] = value
@@ -254,12 +246,12 @@ def test_damage_gives_pixels_or_a_reason_never_another_error(
     assert reason.startswith(("is ", "has ", "claims "))
 
 
-def test_size_from_the_header() -> None:
+def test_size_from_the_header():
     assert image_size(SEEDS[0]) == (24, 36)
     assert image_size(b"x") == (0, 0)
 
 
-def test_content_hash_tells_arrays_apart() -> None:
+def test_content_hash_tells_arrays_apart():
     a = np.arange(12, dtype=np.uint8)
     assert content_hash(a.reshape(3, 4)) != content_hash(a.reshape(4, 3))
     assert content_hash(a) != content_hash(a.view(np.int8))
@@ -268,25 +260,25 @@ def test_content_hash_tells_arrays_apart() -> None:
 
 @pytest.mark.parametrize(("high", "bits"), [(255, 8), (4095, 12), (65535, 16)])
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_pictures_with_low_values_are_no_black_ones(high: int, bits: int, dtype: Any) -> None:
+def test_pictures_with_low_values_are_no_black_ones(high, bits, dtype):
     values = np.linspace(0, high, 12 * 15).round().astype(dtype).reshape(12, 15)
     found = decode_rgb(encode(Image.fromarray(values), "TIFF"))[..., 0]
     assert np.array_equal(found, (values >> (bits - 8)).astype(np.uint8))
     assert found.max() == 255
 
 
-def test_the_range_that_a_tiff_states_counts() -> None:
+def test_the_range_that_a_tiff_states_counts():
     values = np.array([[0, 200, 250]], np.uint16)
     out = io.BytesIO()
     Image.fromarray(values).save(out, "TIFF", tiffinfo={281: 1023})
     assert decode_rgb(out.getvalue())[0, :, 0].tolist() == [0, 50, 62]
 
 
-def test_a_black_picture_of_16_bits_is_black() -> None:
+def test_a_black_picture_of_16_bits_is_black():
     assert decode_rgb(encode(Image.fromarray(np.zeros((3, 3), np.uint16)), "PNG")).max() == 0
 
 
-def test_a_guessed_range_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_guessed_range_is_told_once(caplog):
     decode._note_bits.cache_clear()
     for _ in range(2):
         decode_rgb(encode(Image.fromarray(np.full((3, 3), 3000, np.uint16)), "PNG"))
@@ -294,14 +286,14 @@ def test_a_guessed_range_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF"])
-def test_a_file_that_claims_far_more_pixels_than_it_has_bytes_is_not_decoded(form: str) -> None:
+def test_a_file_that_claims_far_more_pixels_than_it_has_bytes_is_not_decoded(form):
     raw = encode(Image.new("L", (6000, 4000)), form)
     with pytest.raises(UnreadableImage, match=r"claims 6000 × 4000 pixels in [\d,]+ bytes \(a decompression bomb\?\)"):
         decode_rgb(raw)
     assert decode_rgb(encode(Image.new("L", (3000, 2000)), form)).shape == (2000, 3000, 3)
 
 
-def test_another_limit_on_pixels_is_kept_and_what_it_refused_is_not_remembered(tmp_path: Path) -> None:
+def test_another_limit_on_pixels_is_kept_and_what_it_refused_is_not_remembered(tmp_path):
     folder = tmp_path / "photos"
     rng = np.random.default_rng(0)
     for number in range(48):
@@ -325,7 +317,7 @@ def test_another_limit_on_pixels_is_kept_and_what_it_refused_is_not_remembered(t
         selector.rank(folder, max_pixels=0, **options)
 
 
-def test_more_pixels_than_pillow_allows_are_read_where_a_person_allows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_pixels_than_pillow_allows_are_read_where_a_person_allows_them(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     raw = encode(Image.new("L", (40, 30)), "PNG")
     with pytest.raises(UnreadableImage, match=r"^is too large"):
@@ -359,7 +351,7 @@ def as_optional(suffix: str, image: Image.Image, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", OPTIONAL)
-def test_formats_of_phones_are_read(suffix: str) -> None:
+def test_formats_of_phones_are_read(suffix):
     photo = Image.fromarray(np.kron(RNG.integers(0, 255, (4, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8))
     raw = as_optional(suffix, photo, quality=95)
     assert is_image_name(f"IMG_0001.{suffix.upper()}")
@@ -371,7 +363,7 @@ def test_formats_of_phones_are_read(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", OPTIONAL)
-def test_formats_of_phones_are_measured_before_they_are_decoded(suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formats_of_phones_are_measured_before_they_are_decoded(suffix, monkeypatch):
     raw = as_optional(suffix, Image.new("RGB", (96, 64)))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     if suffix == "jxl":  # decodes when it opens
@@ -387,7 +379,7 @@ def test_formats_of_phones_are_measured_before_they_are_decoded(suffix: str, mon
 
 
 @pytest.mark.parametrize("container", [False, True])
-def test_the_size_of_jpeg_xl_is_read_from_its_header(container: bool) -> None:
+def test_the_size_of_jpeg_xl_is_read_from_its_header(container):
     pytest.importorskip("pillow_jxl")
     sizes = [(1, 1), (8, 8), (256, 256), (120, 100), (640, 480), (300, 200), (1920, 1080), (500, 400), (512, 256)]
     for size in [*sizes, (513, 511), (3000, 17), (17, 3000), (9, 600)]:
@@ -405,7 +397,7 @@ def test_the_size_of_jpeg_xl_is_read_from_its_header(container: bool) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["heic", "avif"])
-def test_a_photo_of_a_phone_larger_than_its_header_says_is_not_decoded_whole(suffix: str) -> None:
+def test_a_photo_of_a_phone_larger_than_its_header_says_is_not_decoded_whole(suffix):
     raw = as_optional(suffix, Image.new("RGB", (4000, 4000)), **({"speed": 10} if suffix == "avif" else {}))
     said = struct.pack(">II", 4000, 4000)
     assert raw.count(said) == 1
@@ -415,7 +407,7 @@ def test_a_photo_of_a_phone_larger_than_its_header_says_is_not_decoded_whole(suf
     assert psutil.Process().memory_info().rss - before < 10**8
 
 
-def test_a_rotated_photo_of_a_phone_is_turned_once() -> None:
+def test_a_rotated_photo_of_a_phone_is_turned_once():
     exif = Image.Exif()
     exif[0x0112] = 6
     photo = Image.fromarray(np.kron(RNG.integers(0, 255, (4, 6, 3)), np.ones((16, 16, 1))).astype(np.uint8))
@@ -426,7 +418,7 @@ def test_a_rotated_photo_of_a_phone_is_turned_once() -> None:
 
 
 @pytest.mark.parametrize("suffix", OPTIONAL)
-def test_without_a_decoder_the_message_names_format_count_and_extra(suffix: str, bare: Any, tmp_path: Path) -> None:
+def test_without_a_decoder_the_message_names_format_count_and_extra(suffix, bare, tmp_path):
     _, shown, extra = OPTIONAL[suffix]
     for name in "ab":
         (tmp_path / name).mkdir()

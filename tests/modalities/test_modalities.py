@@ -1,7 +1,5 @@
 """What generic code asks of a modality: augmentation that moves annotations along, previews, batches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

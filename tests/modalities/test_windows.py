@@ -1,8 +1,5 @@
 """Windows: of pairs the longer text moves on beside the shorter one, and no batch holds too many of them."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +40,7 @@ def words(found: TokenizedText) -> list[tuple[list[str], list[str]]]:
 
 
 @pytest.mark.parametrize("second_is_long", [True, False])
-def test_windows_of_the_longer_text_beside_the_shorter(second_is_long: bool) -> None:
+def test_windows_of_the_longer_text_beside_the_shorter(second_is_long):
     pair = (" ".join(SHORT), " ".join(LONG))
     found = windows(pair if second_is_long else (pair[1], pair[0]), 16)
     assert found.cut == 0
@@ -59,13 +56,12 @@ def test_windows_of_the_longer_text_beside_the_shorter(second_is_long: bool) -> 
     assert seen == LONG
 
 
-def test_a_pair_that_fits_is_one_row() -> None:
+def test_a_pair_that_fits_is_one_row():
     found = windows(("quick brown", "fox jumps"), 16)
-    assert words(found) == [(["quick", "brown"], ["fox", "jumps"])]
-    assert found.cut == 0
+    assert (words(found), found.cut) == ([(["quick", "brown"], ["fox", "jumps"])], 0)
 
 
-def test_a_shorter_text_that_leaves_no_room_is_cut_to_half_of_it() -> None:
+def test_a_shorter_text_that_leaves_no_room_is_cut_to_half_of_it():
     found = windows((" ".join(LONG[:20]), " ".join(LONG)), 23)  # three tokens are the tokenizer's
     assert found.cut == 20 - 10
     assert all(first == LONG[:10] for first, _ in words(found))
@@ -74,7 +70,7 @@ def test_a_shorter_text_that_leaves_no_room_is_cut_to_half_of_it() -> None:
         windows((" ".join(LONG), " ".join(LONG)), 4)
 
 
-def test_the_prefix_belongs_to_the_first_text_and_any_script_is_cut_between_characters() -> None:
+def test_the_prefix_belongs_to_the_first_text_and_any_script_is_cut_between_characters():
     found = windows((" ".join(SHORT), " ".join(LONG)), 16, prompt="query : ")
     assert all(first == ["query", ":", *SHORT] for first, _ in words(found))
     pair = ("\u0645\u0631\u062d\u0628\u0627" * 20, "\U0001f642\u00e9" * 200)
@@ -83,7 +79,7 @@ def test_the_prefix_belongs_to_the_first_text_and_any_script_is_cut_between_char
     assert all(len(row) <= 40 for row in found.ids)
 
 
-def test_pieces_of_a_batch_hold_so_many_tokens() -> None:
+def test_pieces_of_a_batch_hold_so_many_tokens():
     tokenized = TextTokenizer(TextPreprocess(wordpiece().to_str(), 12, long_texts="window"))(
         [" ".join(LONG), "quick", "brown fox", " ".join(LONG[:25]), "a"]
     )
@@ -98,7 +94,7 @@ def test_pieces_of_a_batch_hold_so_many_tokens() -> None:
     assert list(batch.pieces(1, 10**6)) == [slice(i, i + 1) for i in range(5)]
 
 
-def test_training_in_pieces_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_in_pieces_gives_the_same_weights(tmp_path, monkeypatch):
     folder = text_model(tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     spec = {"source": f"transformers:{folder}", "text": {"max_length": 12, "long_texts": "window"}}
     encoder = registry.get("transformers").load(ModelSpec.model_validate(spec))

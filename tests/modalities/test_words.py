@@ -1,10 +1,5 @@
 """From words to tokens and back: which token is of which word, in every kind of tokenizer."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -32,7 +27,7 @@ def tokens_of(preprocess: TextPreprocess, sentences: list[Words] = SENTENCES) ->
 
 @pytest.mark.parametrize("make", [wordpiece, byte_level])
 @pytest.mark.parametrize("prompt", ["", "query: "])
-def test_tokens_belong_to_the_word_they_spell(make: Any, prompt: str) -> None:
+def test_tokens_belong_to_the_word_they_spell(make, prompt):
     tokenizer = make()
     tokens = tokens_of(TextPreprocess(tokenizer.to_str(), 128, prompt=prompt, words=True))
     assert tokens.words is not None
@@ -51,7 +46,7 @@ def test_tokens_belong_to_the_word_they_spell(make: Any, prompt: str) -> None:
     assert own <= int(tokens.content.sum()) - (len(SENTENCES) if prompt else 0)
 
 
-def test_long_texts_are_read_in_windows_and_no_word_is_lost() -> None:
+def test_long_texts_are_read_in_windows_and_no_word_is_lost():
     long = Words(tuple(f"{c}{i}" for i, c in enumerate("storm" * 30)))
     preprocess = TextPreprocess(wordpiece().to_str(), 32, words=True)
     (text,) = TextTokenizer(preprocess)([long])
@@ -84,7 +79,7 @@ def reference(hidden: np.ndarray, tokens: Tokens, *, first: bool) -> np.ndarray:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_rows_of_words_are_the_first_state_or_the_mean(first: bool) -> None:
+def test_rows_of_words_are_the_first_state_or_the_mean(first):
     long = Words(("storm", "rain", "sun") * 15)
     preprocess = TextPreprocess(wordpiece().to_str(), 24, words=True)
     tokens = tokens_of(preprocess, [*SENTENCES, long, SENTENCES[1]])
@@ -110,7 +105,7 @@ def test_rows_of_words_are_the_first_state_or_the_mean(first: bool) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
-def test_a_table_gives_back_what_was_tokenized(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_gives_back_what_was_tokenized(chunk, monkeypatch):
     monkeypatch.setattr("selector.modalities.tokens.table._CHUNK", chunk)
     preprocess = TextPreprocess(wordpiece().to_str(), 32, words=True)
     sentences = [*SENTENCES, Words((" ", "a"))]
@@ -128,7 +123,7 @@ def test_a_table_gives_back_what_was_tokenized(chunk: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_a_words_features_do_not_depend_on_its_batch(family: str, tmp_path: Path) -> None:
+def test_a_words_features_do_not_depend_on_its_batch(family, tmp_path):
     spec = ModelSpec.model_validate({"name": family, "source": f"transformers:{text_model(tmp_path, family)}", "text": {"words": True}})  # fmt: skip
     encoder = sources.registry.get("transformers").load(spec)
     assert isinstance(encoder.preprocess, TextPreprocess)
@@ -144,7 +139,7 @@ def test_a_words_features_do_not_depend_on_its_batch(family: str, tmp_path: Path
     assert headed(tokens_of(encoder.preprocess)).shape == (12, 4)
 
 
-def test_words_are_pooled_in_two_ways_only(tmp_path: Path) -> None:
+def test_words_are_pooled_in_two_ways_only(tmp_path):
     entry = {"name": "m", "source": f"transformers:{text_model(tmp_path)}", "text": {"words": True}, "pooling": "cls"}
     with pytest.raises(SourceError, match=r"m: pooling 'cls' is over whole texts; words take first or mean"):
         sources.registry.get("transformers").load(ModelSpec.model_validate(entry))

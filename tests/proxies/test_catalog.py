@@ -186,8 +186,7 @@ def test_nleep(mixture):
     given = np.stack([posterior[labels == c].sum(0) for c in range(4)]) / posterior.sum(0)
     expected = np.log((posterior * given[labels]).sum(1)).mean()
     score = proxies.evaluate(features, "nleep")
-    assert score.details["dimensions"] == keep
-    assert score.value == pytest.approx(expected, rel=1e-6)
+    assert (score.details["dimensions"], score.value) == (keep, pytest.approx(expected, rel=1e-6))
 
 
 def test_sfda(case):

@@ -1,7 +1,5 @@
 """A predicted metric: only from confirmed pairs, with an interval that covers, apart from what was measured."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy import stats

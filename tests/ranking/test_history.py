@@ -4,7 +4,6 @@ import contextlib
 import json
 import multiprocessing
 import sqlite3
-from pathlib import Path
 
 import pytest
 
@@ -28,20 +27,17 @@ def test_results_come_back_as_they_were_added(history):
         result("a", strategy="full", source="timm:a", target_name="flowers", facts={"parameters": 1e6}),
         result("b", value=0.25, kind="predicted", metric="transferability", run="r1"),
     ]
-    assert history.add(rows) == 2
-    assert History(history.path).results() == rows
+    assert (history.add(rows), History(history.path).results()) == (2, rows)
 
 
 def test_nothing_is_made_by_reading(history):
-    assert history.results() == []
-    assert history.forget(everything=True) == 0
+    assert (history.results(), history.forget(everything=True)) == ([], 0)
     assert not history.path.parent.exists()
 
 
 def test_the_same_run_replaces_its_figure_and_another_run_adds_one(history):
     history.add([result(value=0.5, run="r1")])
-    assert history.add([result(value=0.6, run="r1")]) == 0
-    assert history.add([result(value=0.7, run="r2")]) == 1
+    assert (history.add([result(value=0.6, run="r1")]), history.add([result(value=0.7, run="r2")])) == (0, 1)
     assert [row.value for row in history.results()] == [0.6, 0.7]
 
 
@@ -65,8 +61,7 @@ def test_forget_deletes_what_is_named_and_nothing_without_a_name(history):
         history.forget()
     assert history.forget(target="t2", model="a") == 1
     assert [(r.model, r.target) for r in history.results()] == [("a", "t1"), ("b", "t2")]
-    assert history.forget(everything=True) == 2
-    assert history.results() == []
+    assert (history.forget(everything=True), history.results()) == (2, [])
 
 
 def test_a_value_with_quotes_is_data(history):
@@ -142,8 +137,7 @@ def test_parse_is_the_inverse_of_dump():
 def test_a_snapshot_does_not_depend_on_the_order_and_notices_a_change():
     rows = [result("a"), result("b")]
     assert snapshot(rows) == snapshot(rows[::-1])
-    assert snapshot(rows)["rows"] == 2
-    assert snapshot(rows)["latest"] == WHEN
+    assert (snapshot(rows)["rows"], snapshot(rows)["latest"]) == (2, WHEN)
     assert snapshot([result("a"), result("b", value=0.51)])["digest"] != snapshot(rows)["digest"]
 
 
@@ -188,8 +182,7 @@ def test_a_damaged_file_is_set_aside_and_the_next_run_starts_a_new_one(history, 
     (aside,) = [p for p in history.path.parent.iterdir() if ".damaged-" in p.name]
     assert aside.name in str(e.value)
     assert aside.read_bytes() == broken
-    assert history.add([result()]) == 1
-    assert len(history.results()) == 1
+    assert (history.add([result()]), len(history.results())) == (1, 1)
 
 
 def test_a_file_of_a_newer_version_is_left_alone(history):
@@ -216,7 +209,7 @@ def test_the_variable_names_the_file(monkeypatch, tmp_path):
     assert default_path().name == "history.sqlite"
 
 
-def test_an_export_with_any_character_comes_back(tmp_path: Path) -> None:
+def test_an_export_with_any_character_comes_back(tmp_path):
     row = Result("t", "line\u2028separator\u0085next", "accuracy", 0.5)
     one, other = History(tmp_path / "a.sqlite"), History(tmp_path / "b.sqlite")
     one.add([row])
@@ -225,9 +218,7 @@ def test_an_export_with_any_character_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["value = 'x'", "facts = '{'", "kind = 'guess'", "model = CAST(x'ff61' AS TEXT)"])
-def test_a_damaged_row_is_left_out_with_a_warning(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_row_is_left_out_with_a_warning(tmp_path, damage, caplog):
     history = History(tmp_path / "h.sqlite")
     history.add([Result(f"t{i}", "m", "accuracy", 0.5) for i in range(3)])
     with contextlib.closing(sqlite3.connect(history.path)) as connection:
@@ -237,7 +228,7 @@ def test_a_damaged_row_is_left_out_with_a_warning(
     assert "1 of 3 rows of the history" in caplog.text
 
 
-def test_rows_of_an_earlier_version_are_read_under_the_name_of_today(history: History) -> None:
+def test_rows_of_an_earlier_version_are_read_under_the_name_of_today(history):
     """A normalized score was called a skill; a measured metric of that name is nobody's business."""
     history.add([result(metric="skill:knn+logme", kind="predicted", run="r"), result(metric="skill:x")])
     metrics = {row.kind: row.metric for row in history.results()}

@@ -1,9 +1,6 @@
 """Probabilities of the value after training: their constants, their draws, and how well they mean what they say."""
 
-from __future__ import annotations
-
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +25,7 @@ def pool(values: dict[str, float]) -> dict[str, dict[str, Score]]:
     return made
 
 
-def test_relatives_train_alike_and_others_do_not() -> None:
+def test_relatives_train_alike_and_others_do_not():
     outlook = Outlook({"a": "x", "b": "x", "c": "y"}, WIDE)
     drawn = outlook.draws(["a", "b", "c"], 4000, np.random.default_rng(0))
     apart = np.median(np.abs(drawn[:, [0]] - drawn[:, [1, 2]]), axis=0)
@@ -37,7 +34,7 @@ def test_relatives_train_alike_and_others_do_not() -> None:
     assert twice == pytest.approx(2 * drawn)
 
 
-def test_targets_of_another_kind_spread_models_more() -> None:
+def test_targets_of_another_kind_spread_models_more():
     sources = {"a": "timm:resnet18.a1_in1k"}
     assert Outlook.of(sources, "image", "classes").factor == 1.0
     assert Outlook.of(sources, "image", "real").factor == spread().unlike > 1.0
@@ -48,11 +45,11 @@ def test_targets_of_another_kind_spread_models_more() -> None:
     [("timm:vit_small_patch14.dinov2", "vit"), ("transformers:org/all-MiniLM-L6-v2", "minilm"), ("onnx:/a/b/7.onnx", "onnx"),
      ("timm:resnet50.tv_in1k@layer3", "resnet")],
 )  # fmt: skip
-def test_families_are_read_off_names(source: str, expected: str) -> None:
+def test_families_are_read_off_names(source, expected):
     assert family(source) == expected
 
 
-def test_a_score_that_is_certain_leaves_training_open() -> None:
+def test_a_score_that_is_certain_leaves_training_open():
     """Four hundredths ahead: sure by the rows, one of several after training; pruned is only what is far behind."""
     scores = pool({"first": 0.60, "second": 0.56, "last": 0.05})
     by_rows, trained = combine(scores, FACTS, top_k=1), combine(scores, FACTS, top_k=1, outlook=Outlook(constants=WIDE))
@@ -65,7 +62,7 @@ def test_a_score_that_is_certain_leaves_training_open() -> None:
     assert out_of_reach(trained, 1) == ["last"]
 
 
-def test_the_package_carries_what_the_suite_says() -> None:
+def test_the_package_carries_what_the_suite_says():
     assert spread().between in best_probability.BETWEEN
     assert spread().within in best_probability.WITHIN
     assert 0 < spread().within < spread().between
@@ -76,7 +73,7 @@ def test_the_package_carries_what_the_suite_says() -> None:
         assert abs(float(row["p_best_of_first"]) - float(row["first_is_best"])) <= 0.1
 
 
-def test_p_best_is_how_often_models_are_best(assets: Path) -> None:
+def test_p_best_is_how_often_models_are_best(assets):
     """The shipped constants on the committed tables: calibrated, and better than the noise of the rows alone."""
     sets = best_probability.datasets(assets)
     rows = Spread(between=0.0, within=0.0, freedom=4)

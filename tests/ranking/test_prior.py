@@ -39,9 +39,6 @@ def values(prior):
     return [score.value for score in prior.scores.values()]
 
 
-# ---------------------------------------------------------------------------- facts
-
-
 def test_without_a_history_facts_order_the_models():
     facts = {
         "tiny": ModelFacts(parameters=2e6, upstream_accuracy=66),
@@ -50,8 +47,7 @@ def test_without_a_history_facts_order_the_models():
         "untrained": ModelFacts(parameters=25e6, pretraining_images=0),
     }
     prior = static_prior(facts)
-    assert prior.method == "facts"
-    assert prior.weight == pytest.approx(WEIGHT_WITHOUT_HISTORY)
+    assert (prior.method, prior.weight) == ("facts", pytest.approx(WEIGHT_WITHOUT_HISTORY))
     assert prior.agreement == {}
     by_name = {name: score.value for name, score in prior.scores.items()}
     assert by_name["large"] > by_name["mid"] > by_name["tiny"]
@@ -116,9 +112,6 @@ def test_pretraining_images_of_a_tag(tag, images):
     assert pretraining_images(tag) == images
 
 
-# ---------------------------------------------------------------------------- what enters
-
-
 def test_rows_of_the_same_target_do_not_enter():
     others = table(quality(0.05))
     own = [row(m, "mine", -i, run="earlier") for i, m in enumerate(MODELS)]  # the opposite order
@@ -173,9 +166,6 @@ def test_two_published_tables_of_a_data_set_are_not_averaged():
         return static_prior(NOTHING, [*first, *second, *other])
 
     assert values(tables(0.01)) == pytest.approx(values(tables(1.0)))
-
-
-# ---------------------------------------------------------------------------- which way wins
 
 
 def test_a_complete_history_orders_by_mean_rank():
@@ -253,9 +243,6 @@ def test_one_earlier_target_cannot_be_tried_and_facts_remain():
     assert prior.weight == pytest.approx(WEIGHT_WITHOUT_HISTORY)
 
 
-# ---------------------------------------------------------------------------- invariances
-
-
 @pytest.mark.parametrize("written", [True, False])
 def test_a_model_that_joins_the_pool_reorders_nothing(written):
     facts = {m: {"parameters": 10.0 ** (6 + i / 3)} for i, m in enumerate(MODELS)}
@@ -284,9 +271,6 @@ def test_constant_columns_and_single_models_say_nothing():
     assert prior.targets == 0
 
 
-# ---------------------------------------------------------------------------- weight
-
-
 def test_the_weight_grows_with_the_targets_that_confirm_the_prior():
     weights = [static_prior(NOTHING, table(quality(0.1, targets=n))).weight for n in (2, 4, 8, 16)]
     assert weights == sorted(weights)
@@ -309,8 +293,7 @@ def test_published_tables_vouch_for_models_that_were_measured_not_for_facts():
     assert published.scores["new"].weight == pytest.approx(WEIGHT_WITHOUT_HISTORY)
     assert published.scores["blank"].weight == 0
     measured = static_prior(pool, table(quality(0.02, targets=12)))  # of models whose facts nobody knows
-    assert measured.method == "mean rank"
-    assert measured.scores["m7"].weight == LARGEST_WEIGHT
+    assert (measured.method, measured.scores["m7"].weight) == ("mean rank", LARGEST_WEIGHT)
     assert 0 < measured.scores["new"].weight == measured.facts_weight < WEIGHT_WITHOUT_HISTORY
 
 
@@ -325,9 +308,6 @@ def test_having_been_measured_once_does_not_make_the_facts_of_a_model_weigh_more
     adds = {m: s.weight / (1 - s.weight) * s.value for m, s in prior.scores.items()}
     assert adds["seen"] < adds["beside it"]  # as they were measured
     assert (adds["seen"] + adds["beside it"]) / 2 == pytest.approx(adds["twin"])
-
-
-# ---------------------------------------------------------------------------- own results
 
 
 def own(values, target, items, **changes):
@@ -367,9 +347,6 @@ def test_the_error_of_own_results_shrinks_with_the_targets():
     assert errors == sorted(errors, reverse=True)
     assert 0 < errors[-1] < errors[0] < 1
     assert static_prior({"m0": ModelFacts(parameters=1e7)}).scores["m0"].deviation == 0
-
-
-# ---------------------------------------------------------------------------- confirmed ones, with the scores of that time
 
 
 def confirmed(target, measured, scores, items=300):

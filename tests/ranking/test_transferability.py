@@ -106,8 +106,7 @@ def test_out_of_reach_needs_k_models_above(pool):
     rng = np.random.default_rng(2)
     tight = {n: model(q, rng, np.zeros(10)) for n, q in {"a": 0.9, "b": 0.8, "c": 0.2}.items()}
     transferability = combine(tight, FACTS, top_k=2)
-    assert out_of_reach(transferability, 2) == ["c"]
-    assert out_of_reach(transferability, 3) == []
+    assert (out_of_reach(transferability, 2), out_of_reach(transferability, 3)) == (["c"], [])
 
 
 def test_without_blocks_nothing_is_known_of_the_noise(pool):
@@ -197,9 +196,6 @@ def test_several_labels_and_real_values_are_on_the_scale_from_frequencies_or_mea
     assert transferability["good"].p_best == pytest.approx(1, abs=1e-3)
     hopeless = combine({"a": scores["noise"], "b": scores["noise"]}, facts)
     assert hopeless["a"].p_best is None
-
-
-# ---------------------------------------------------------------------------- the prior
 
 
 def test_the_prior_is_a_member_of_its_weight(pool):

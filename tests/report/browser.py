@@ -1,7 +1,5 @@
 """A headless Chromium, where there is one."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Rankings to draw: ordinary, unmeasured, hostile, large."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any

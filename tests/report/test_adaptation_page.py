@@ -42,8 +42,7 @@ def test_the_examples(tmp_path, monkeypatch):
     found["model"], _ = ranking.confirmation["adaptation"]["selected"]
     found["predictions"] = selector.load_model("runs/python").predict("new_photos")
     assert 0 < found["details"]["thresholded_confidence"] <= 1
-    assert found["model"] == "mine"
-    assert len(found["predictions"]) == 24
+    assert (found["model"], len(found["predictions"])) == ("mine", 24)
     assert {p.label for p in found["predictions"]} <= set(CLASSES)
     check_what_label_says_of_the_choice(tmp_path / "runs" / "python")
 

@@ -1,7 +1,5 @@
 """The report in a real browser: it sorts, filters, escapes, and asks nobody for anything."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,17 +47,14 @@ def click(driver: Any, title: str) -> str:
 def test_sorting_by_a_click_and_by_the_keyboard(driver: Any, tmp_path: Path) -> None:
     show(driver, samples.ranking(), tmp_path)
     in_rank_order = [f"timm:network_{i}.in1k" for i in range(5)]
-    assert names(driver) == in_rank_order
-    assert click(driver, "transferability") == "descending"
-    assert names(driver) == in_rank_order
-    assert click(driver, "transferability") == "ascending"
+    assert (names(driver), click(driver, "transferability")) == (in_rank_order, "descending")
+    assert (names(driver), click(driver, "transferability")) == (in_rank_order, "ascending")
     # the failed model has no transferability and stays last in both directions
     assert names(driver) == [*reversed(in_rank_order[:4]), in_rank_order[4]]
     head(driver, "params").find_element("tag name", "button").send_keys("\ue007")  # Enter
     assert names(driver)[0] == "timm:network_3.in1k"
     assert head(driver, "transferability").get_attribute("aria-sort") is None
-    assert click(driver, "#") == "ascending"
-    assert names(driver) == in_rank_order
+    assert (click(driver, "#"), names(driver)) == ("ascending", in_rank_order)
 
 
 def test_numbers_sort_as_numbers(driver: Any, tmp_path: Path) -> None:
@@ -93,8 +88,7 @@ def test_a_long_table_begins_with_fifty_rows(driver: Any, tmp_path: Path) -> Non
     assert driver.find_element("id", "shown").text == "60 models"
     click(driver, "params")  # the largest first, then the smallest
     click(driver, "params")
-    assert names(driver)[0] == "timm:network_59.in1k"
-    assert len(names(driver)) == 50
+    assert (names(driver)[0], len(names(driver))) == ("timm:network_59.in1k", 50)
     field = driver.find_element("id", "filter")
     field.send_keys("network_5")  # finds rows that are not shown as well
     assert len(names(driver)) == 11
@@ -112,8 +106,7 @@ def test_a_long_table_begins_with_fifty_rows(driver: Any, tmp_path: Path) -> Non
 def test_no_console_message_and_no_request(driver: Any, tmp_path: Path, make: Any) -> None:
     requests(driver)
     show(driver, make(), tmp_path)
-    assert driver.get_log("browser") == []
-    assert requests(driver) == []
+    assert (driver.get_log("browser"), requests(driver)) == ([], [])
 
 
 def test_the_policy_stops_what_escaping_would_miss(driver: Any, tmp_path: Path) -> None:

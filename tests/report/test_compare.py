@@ -1,11 +1,8 @@
 """Two runs beside each other."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from scipy.stats import kendalltau
@@ -35,16 +32,14 @@ def shuffled() -> Ranking:
     )
 
 
-def test_moves_intervals_and_what_differs() -> None:
+def test_moves_intervals_and_what_differs():
     found = compare(samples.ranking(), shuffled())
     by_index = {m.name.split("_")[1][0]: m for m in found.models}
     assert [by_index[i].moved for i in "0124"] == [-1, -1, 2, None]
     assert [by_index[i].apart for i in "0124"] == [False, False, True, None]
     assert found.agreement == pytest.approx(kendalltau([1, 2, 3], [2, 3, 1]).statistic)
-    assert found.only_first == ("timm:network_3.in1k",)
-    assert found.only_second == ("timm:network_7.in1k",)
-    assert found.settings == (("seed", 0, 1),)
-    assert found.versions == (("torch", None, "2.9"),)
+    assert (found.only_first, found.only_second) == (("timm:network_3.in1k",), ("timm:network_7.in1k",))
+    assert (found.settings, found.versions) == ((("seed", 0, 1),), (("torch", None, "2.9"),))
     told = " ".join(found.summary())
     assert "Both runs are of the same target: photos, 2000 items" in told
     assert "The first was timm:network_0.in1k and is timm:network_2.in1k." in told
@@ -52,7 +47,7 @@ def test_moves_intervals_and_what_differs() -> None:
     assert "More than sampling noise: the intervals of timm:network_2.in1k have nothing in common." in told
 
 
-def test_the_same_run_twice_has_nothing_to_tell() -> None:
+def test_the_same_run_twice_has_nothing_to_tell():
     found = compare(samples.ranking(), samples.ranking())
     assert [m.moved for m in found.models] == [0, 0, 0, 0, None]
     assert (found.agreement, found.settings, found.only_first) == (1, (), ())
@@ -62,7 +57,7 @@ def test_the_same_run_twice_has_nothing_to_tell() -> None:
     ]
 
 
-def test_other_targets_are_said_and_their_transferability_is_not_compared() -> None:
+def test_other_targets_are_said_and_their_transferability_is_not_compared():
     base = shuffled()
     other = replace(base, target={**base.target, "name": "x-rays", "fingerprint": "fedcba"})
     found = compare(samples.ranking(), other)
@@ -71,7 +66,7 @@ def test_other_targets_are_said_and_their_transferability_is_not_compared() -> N
     assert all(m.apart is None for m in found.models)
 
 
-def test_runs_without_a_common_model_are_refused() -> None:
+def test_runs_without_a_common_model_are_refused():
     lonely = samples.ranking((samples.model(9),))
     with pytest.raises(ConfigError, match=r"have no model in common.*the other timm:network_9\.in1k"):
         compare(samples.ranking(), lonely)
@@ -79,7 +74,7 @@ def test_runs_without_a_common_model_are_refused() -> None:
     assert math.isnan(alone.agreement)
 
 
-def test_the_command_prints_a_table_a_document_and_a_page(tmp_path: Path) -> None:
+def test_the_command_prints_a_table_a_document_and_a_page(tmp_path):
     first = samples.hostile().save(tmp_path / "a").path
     second = samples.hostile().save(tmp_path / "b").path
     shuffled().save(tmp_path / "c")

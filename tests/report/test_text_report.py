@@ -1,7 +1,5 @@
 """What a scan of texts says, and what it leaves out: forecasts, confirmations, failures, plans."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -66,7 +64,7 @@ def remember(history: History, metric: str) -> None:
         history.add([Past(metric=metric, value=0.1 + i / 7 + t / 100, strategy="frozen", **common)])
 
 
-def test_a_metric_is_foretold_from_the_same_metric_only(folder: Path, tmp_path: Path) -> None:
+def test_a_metric_is_foretold_from_the_same_metric_only(folder, tmp_path):
     history = History(tmp_path / "history.sqlite")
     asked: dict[str, Any] = {**FAST, "zoo": folder / "zoo.yaml", "store": folder / "store", "history": history}
     remember(history, "accuracy")
@@ -83,9 +81,7 @@ def test_a_metric_is_foretold_from_the_same_metric_only(folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("multilabel", "map"), ("real", "r2")])
-def test_texts_of_several_labels_and_of_values_are_confirmed(
-    kind: str, metric: str, scan: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_texts_of_several_labels_and_of_values_are_confirmed(kind, metric, scan, tmp_path):
     result = scan(kind, "--strategies", "frozen", "--max-steps", 2)
     assert result.exit_code == 0, result.output
     ranking = selector.load_ranking(tmp_path / "run")
@@ -98,9 +94,7 @@ def test_texts_of_several_labels_and_of_values_are_confirmed(
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "real"])
-def test_labels_that_nothing_trains_on_are_ranked_and_the_confirmation_is_left_out(
-    kind: str, scan: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_that_nothing_trains_on_are_ranked_and_the_confirmation_is_left_out(kind, scan, tmp_path, monkeypatch):
     """Every kind that ships has a task; a target of a kind that a later version adds has none yet."""
     monkeypatch.setattr(selector.tasks, "task_for", lambda target: None)
     result = scan(kind)
@@ -120,7 +114,7 @@ def test_labels_that_nothing_trains_on_are_ranked_and_the_confirmation_is_left_o
         selector.confirm(tmp_path / "run")
 
 
-def test_a_small_zoo_is_confirmed_as_far_as_it_goes(scan: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_small_zoo_is_confirmed_as_far_as_it_goes(scan, tmp_path):
     words = ["--strategies", "frozen", "--max-steps", 2]
     result = scan("classes", *words)
     assert result.exit_code == 0, result.output
@@ -133,7 +127,7 @@ def test_a_small_zoo_is_confirmed_as_far_as_it_goes(scan: Callable[..., Result],
     assert selector.confirm(tmp_path / "run", strategies=["frozen"]).settings["confirm"]["top_k"] == 2
 
 
-def test_texts_have_no_resolution(scan: Callable[..., Result], folder: Path, tmp_path: Path) -> None:
+def test_texts_have_no_resolution(scan, folder, tmp_path):
     refused = scan("classes", "--resolution", 64)
     assert refused.exit_code == 2
     told = "--resolution has no effect on classes: it needs images, and this target holds texts"
@@ -143,7 +137,7 @@ def test_texts_have_no_resolution(scan: Callable[..., Result], folder: Path, tmp
         selector.confirm(tmp_path / "run", resolution=64)
 
 
-def test_a_reading_that_fails_is_told_once_with_its_reason(scan: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_reading_that_fails_is_told_once_with_its_reason(scan, tmp_path):
     result = scan("classes", "--layers", "3,9", "--models", "bert", "--no-confirm")
     assert result.exit_code == 3, result.output
     notes = table_view(selector.load_ranking(tmp_path / "run")).notes
@@ -154,7 +148,7 @@ def test_a_reading_that_fails_is_told_once_with_its_reason(scan: Callable[..., R
     assert "not ranked" not in html
 
 
-def test_a_plan_counts_what_models_read(scan: Callable[..., Result], folder: Path) -> None:
+def test_a_plan_counts_what_models_read(scan, folder):
     assert "2 of 2 models usable, 68 texts" in scan("classes", "--dry-run").output
     words, tags = tagged(60)
     lists = [json.dumps({"tokens": w, "tags": t}) for w, t in zip(words, tags, strict=True)]
@@ -163,7 +157,7 @@ def test_a_plan_counts_what_models_read(scan: Callable[..., Result], folder: Pat
     assert json.loads(scan("words", "--dry-run", "--json").stdout)["noun"] == "word"
 
 
-def test_tags_that_training_never_shows_are_told_once(folder: Path, tmp_path: Path) -> None:
+def test_tags_that_training_never_shows_are_told_once(folder, tmp_path):
     words, tags = tagged(60)
     tags[50][0], tags[45][0] = "B-NEW", "B-VAL"
     parts = {split: (words[a:b], tags[a:b]) for split, a, b in (("train", 0, 40), ("val", 40, 50), ("test", 50, 60))}
@@ -175,7 +169,7 @@ def test_tags_that_training_never_shows_are_told_once(folder: Path, tmp_path: Pa
     assert "B-NEW (val 0, test 1), B-VAL (val 1, test 0)" in told
 
 
-def test_without_intervals_nothing_is_said_of_them(folder: Path) -> None:
+def test_without_intervals_nothing_is_said_of_them(folder):
     asked: dict[str, Any] = {**FAST, "zoo": folder / "zoo.yaml", "store": folder / "store", "history": False}
     ranking = selector.rank(sentences(80), **asked, intervals=False)
     for model in ranking:

@@ -1,7 +1,5 @@
 """Executors: failures are results, interrupts and fatal errors are not; a job goes where it may run."""
 
-from __future__ import annotations
-
 import gc
 import os
 import weakref
@@ -126,9 +124,6 @@ def test_a_copy_that_a_model_forked_does_not_go_on_with_the_run(tmp_path: Path) 
     assert mark.read_text() == "False\n"
 
 
-# ---------------------------------------------------------------------------- the driver of workers
-
-
 class _Scripted(WorkerExecutor):
     """Workers that answer at once, as they are told by ``how``, and keep what they were asked for."""
 
@@ -180,7 +175,7 @@ class _OfParts:
     name: str = "the whole"
     lost: tuple[str, ...] = ()
 
-    def without(self, part: str, reason: str) -> _OfParts | None:
+    def without(self, part: str, reason: str) -> "_OfParts | None":
         return None if part in self.lost else replace(self, lost=(*self.lost, part))
 
 

@@ -1,7 +1,5 @@
 """Networks that crash, hang, end the process or eat the memory: each costs its own row and nothing else."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -48,9 +46,7 @@ def scan(folder: Path, photos: Path, *names: str, **options: Any) -> Any:
     )
 
 
-def test_a_model_that_takes_its_process_along_costs_one_row(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_takes_its_process_along_costs_one_row(photos, tmp_path, monkeypatch):
     hangs = tmp_path / "hangs"
     monkeypatch.setenv("SELECTOR_TEST_HANGS", str(hangs))
     monkeypatch.setattr(  # nobody waits for two hours
@@ -86,9 +82,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def test_a_model_that_forks_answers_for_itself_alone(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_forks_answers_for_itself_alone(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("SELECTOR_TEST_FORKS", str(tmp_path))
     monkeypatch.setattr("selector.run.pool.MOST_PROCESSES", 12)
     ranking = scan(tmp_path, photos, "ForksAndDies", "Orientation", "Forks", "Blind", "Multiplies")
@@ -126,7 +120,7 @@ print([[(m.name, m.status, m.scores["knn"].value) for m in ranking] for ranking 
 
 @pytest.mark.slow  # four processes for each
 @pytest.mark.parametrize("isolate", ["off", "on"])
-def test_a_killed_driver_blames_no_model(isolate: str, photos: Path, tmp_path: Path) -> None:
+def test_a_killed_driver_blames_no_model(isolate, photos, tmp_path):
     second = tmp_path / "second"
     shutil.copytree(photos, second)
     next(iter(second.rglob("*.png"))).unlink()
@@ -144,7 +138,7 @@ def test_a_killed_driver_blames_no_model(isolate: str, photos: Path, tmp_path: P
     assert "earlier" not in after.stderr
 
 
-def test_features_of_the_child_process_are_those_of_this_one(photos: Path, tmp_path: Path) -> None:
+def test_features_of_the_child_process_are_those_of_this_one(photos, tmp_path):
     scores = []
     for mode in ("on", "off"):
         ranking = selector.rank(photos, zoo=[OWN], isolate=mode, store=tmp_path / mode, **QUICK)
@@ -152,7 +146,7 @@ def test_features_of_the_child_process_are_those_of_this_one(photos: Path, tmp_p
     assert scores[0] == scores[1]
 
 
-def test_which_networks_are_isolated() -> None:
+def test_which_networks_are_isolated():
     code, graph, plain, own = (
         ModelSpec(source=s)
         for s in ("python:a:b", "onnx:a.onnx", "timm:resnet18", "python:selector.networks:mnist_cnn")
@@ -169,7 +163,7 @@ def test_which_networks_are_isolated() -> None:
         selector.rank("x", model_timeout=0)
 
 
-def test_prints_and_a_chdir_of_models_leave_the_run_alone(photos: Path, tmp_path: Path) -> None:
+def test_prints_and_a_chdir_of_models_leave_the_run_alone(photos, tmp_path):
     file = tmp_path / "zoo.yaml"
     networks = [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in ("Prints", "Moves", "Orientation")]
     file.write_text(json.dumps({"models": networks}))
@@ -189,7 +183,7 @@ def test_prints_and_a_chdir_of_models_leave_the_run_alone(photos: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_worker_and_its_copies_end_with_their_driver(photos: Path, tmp_path: Path) -> None:
+def test_a_worker_and_its_copies_end_with_their_driver(photos, tmp_path):
     code = (
         "import selector\nfrom selector.zoo import ModelSpec\n"
         "selector.rank({photos!r}, zoo=[ModelSpec(name='a', source='python:tests.support.networks:HangsWithACopy')], store={store!r}, "
@@ -211,9 +205,7 @@ def test_a_worker_and_its_copies_end_with_their_driver(photos: Path, tmp_path: P
 @pytest.mark.slow  # several child processes, each of which imports torch
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", ["EndsWhenTrained", "EndsWhenSaved"])
-def test_a_model_that_dies_in_training_costs_its_trainings(
-    name: str, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_that_dies_in_training_costs_its_trainings(name, photos, tmp_path, caplog):
     caplog.set_level("INFO", "selector.run.executor")
     file = tmp_path / "zoo.yaml"
     networks = ["Orientation", name] if name == "EndsWhenTrained" else [name, "Blind"]
@@ -237,7 +229,7 @@ def test_a_model_that_dies_in_training_costs_its_trainings(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_ctrl_c_ends_a_confirmation_in_its_worker(photos: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_confirmation_in_its_worker(photos, tmp_path):
     file = tmp_path / "zoo.yaml"
     file.write_text(
         json.dumps(

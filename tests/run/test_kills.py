@@ -4,8 +4,6 @@ The place is the number of an event of progress, drawn from a seed, so that a ca
 A driver that was killed is followed by the same call, which goes on; a worker's model runs again within the call.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

@@ -1,7 +1,5 @@
 """Four executors, three jobs: what is extracted, trained and saved is the same from each, to the byte."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A cluster of two Ray nodes on this machine, started by hand, one of which is killed while it works."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket
@@ -112,9 +110,7 @@ def _until_listening(port: int, head: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.slow  # two nodes start, and one of them dies
-def test_a_node_that_is_killed_costs_its_jobs_another_run_and_nothing_else(
-    two_nodes: tuple[str, int], photos: Path, tmp_path: Path
-) -> None:
+def test_a_node_that_is_killed_costs_its_jobs_another_run_and_nothing_else(two_nodes, photos, tmp_path):
     address, node = two_nodes
     script = tmp_path / "scan.py"
     script.write_text(SCRIPT)
@@ -170,7 +166,7 @@ def joined(address: str, environment: dict[str, str]) -> bool:
 
 
 @pytest.mark.slow  # a cluster, and two processes that try to join it
-def test_a_cluster_of_a_run_is_closed_to_others(tmp_path: Path) -> None:
+def test_a_cluster_of_a_run_is_closed_to_others(tmp_path):
     pytest.importorskip("ray")
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(

@@ -1,7 +1,5 @@
 """Executors with workers: the same table as in one process, and what a death, an interrupt or a full memory costs."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -101,9 +99,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[WorkerExecutor]:
     made.close()
 
 
-def test_results_come_as_they_finish_and_a_death_is_tried_again(
-    workers: WorkerExecutor, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_results_come_as_they_finish_and_a_death_is_tried_again(workers, tmp_path, caplog):
     caplog.set_level(logging.INFO, "selector.run.executor")
     items: list[Any] = [
         ("die", 0),
@@ -114,8 +110,7 @@ def test_results_come_as_they_finish_and_a_death_is_tried_again(
         ("unpicklable", 0),
     ]
     found = {r.job[0]: r for r in workers.map(misbehave, items)}
-    assert found["value"].value == 7
-    assert found["die once"].value == "second time"
+    assert (found["value"].value, found["die once"].value) == (7, "second time")
     if isinstance(workers, Pool):
         assert "tuple: its worker ended itself with exit code 0; it runs again" in caplog.messages
     assert found["raise"].failure.reason == "ValueError: odd"
@@ -129,7 +124,7 @@ def test_results_come_as_they_finish_and_a_death_is_tried_again(
     assert order == ["touch", "wait for"]
 
 
-def test_shared_values_logs_and_fatal_errors_travel(workers: WorkerExecutor, caplog: pytest.LogCaptureFixture) -> None:
+def test_shared_values_logs_and_fatal_errors_travel(workers, caplog):
     shared = Shared(["a", "b"])
     assert [r.value for r in workers.map(misbehave, [("shared", shared), ("shared", shared)])] == ["b", "b"]
     list(workers.map(misbehave, [("log", "a word")]))
@@ -141,16 +136,14 @@ def test_shared_values_logs_and_fatal_errors_travel(workers: WorkerExecutor, cap
     assert bad.value.bad == [("a", "b")]
 
 
-def test_what_cannot_be_pickled_says_what_to_do() -> None:
+def test_what_cannot_be_pickled_says_what_to_do():
     with contextlib.closing(Pool(1)) as pool:
         (result,) = pool.map(misbehave, [("value", lambda: 0)])
     assert "run with isolate='off' (--isolate off) and engine='local'" in result.failure.reason
 
 
 @pytest.mark.parametrize("engine", ["processes", "ray"])
-def test_the_table_is_that_of_one_process(
-    engine: str, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_the_table_is_that_of_one_process(engine, photos, tmp_path, request):
     if engine == "ray":
         request.getfixturevalue("ray_here")
     here = selector.rank(photos, **FAST, store=tmp_path / "here")
@@ -174,7 +167,7 @@ class _Names(InProcess):
             yield JobResult(job, failure=Failure.of(SourceError("not here")))
 
 
-def test_expensive_models_are_handed_over_first(photos: Path, tmp_path: Path) -> None:
+def test_expensive_models_are_handed_over_first(photos, tmp_path):
     names, notes = _Names(), []
     zoo = [
         ModelSpec(name=name, source="timm:test_resnet", weights="none", params=params)
@@ -190,7 +183,7 @@ def test_expensive_models_are_handed_over_first(photos: Path, tmp_path: Path) ->
     assert notes[-1] == ("extract", 3, 3, "")
 
 
-def test_weights_are_fetched_once_a_machine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_fetched_once_a_machine(photos, tmp_path, monkeypatch):
     fetched: list[str] = []
     original = sources.get("python").load
 
@@ -210,7 +203,7 @@ def test_weights_are_fetched_once_a_machine(photos: Path, tmp_path: Path, monkey
     assert fetched == [ZOO[0].name]
 
 
-def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, tmp_path: Path) -> None:
+def test_own_modules_and_own_proxies_are_computed_where_they_are(photos, tmp_path):
     from tests.support.networks import Orientation
 
     def width(features: Any) -> float:
@@ -222,7 +215,7 @@ def test_own_modules_and_own_proxies_are_computed_where_they_are(photos: Path, t
     assert ranking["own"].scores["width"].value == 4
 
 
-def test_a_model_that_ends_its_worker_costs_its_own_row(photos: Path, tmp_path: Path) -> None:
+def test_a_model_that_ends_its_worker_costs_its_own_row(photos, tmp_path):
     zoo = [*ZOO[:1], ModelSpec(name="bad", source="python:tests.support.networks:Segfaults")]
     ranking = selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "s", engine="processes", workers=2)
     assert {m.name: m.reason for m in ranking} == {
@@ -231,7 +224,7 @@ def test_a_model_that_ends_its_worker_costs_its_own_row(photos: Path, tmp_path: 
     }
 
 
-def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_engines(tmp_path, monkeypatch):
     with pytest.raises(OptionError, match="ray_address needs engine='ray'"):
         selector.rank("x", ray_address="auto")
     with pytest.raises(OptionError, match=r"device='cuda:1' cannot be used with engine='ray'"):
@@ -246,7 +239,7 @@ def test_settings_of_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     "visible", [None, "", "0", "2,0", "1,7,0", "-1", "0,0", " 3 , 1", "GPU-8932f937", "MIG-GPU-8932f937/1/2", "all"]
 )
-def test_a_pool_shares_out_the_cards_that_cuda_would_show(visible: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_shares_out_the_cards_that_cuda_would_show(visible, monkeypatch):
     from torch.cuda import _parse_visible_devices  # torch's own reading of the variable
 
     monkeypatch.setattr("selector.core.system.graphics_cards", lambda: ["a card"] * 4)
@@ -268,9 +261,7 @@ def test_a_pool_shares_out_the_cards_that_cuda_would_show(visible: str | None, m
 @pytest.mark.parametrize(
     ("engine", "sent"), [("processes", signal.SIGINT), ("ray", signal.SIGINT), ("ray", signal.SIGTERM)]
 )
-def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
-    engine: str, sent: signal.Signals, photos: Path, tmp_path: Path
-) -> None:
+def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(engine, sent, photos, tmp_path):
     import psutil
 
     zoo = tmp_path / "zoo.yaml"

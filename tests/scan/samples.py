@@ -1,7 +1,5 @@
 """Scans that several tests run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from selector.zoo import ModelSpec

@@ -98,8 +98,7 @@ def test_from_features_to_a_model(zoo, tmp_path):
     assert {c["strategy"] for c in section["candidates"]} == {"source-only", "coral", "reweight", "label-shift"}
     assert all(len(c["validators"]) == 7 for c in section["candidates"])
     assert next(c for c in section["candidates"] if c["strategy"] == "reweight")["effective_sample_size"] > 1
-    assert len(section["projection"]["target"]) == 60
-    assert len(section["uncertain"]) == 12
+    assert (len(section["projection"]["target"]), len(section["uncertain"])) == (60, 12)
     handed = next(m for m in ranking.best.measurements if m.strategy == strategy)
     loaded = selector.load_model(tmp_path / "run")
     assert loaded.class_names == CLASSES
@@ -228,8 +227,7 @@ def test_heads_count_against_the_budget_of_adaptation(zoo, tmp_path, monkeypatch
     monkeypatch.setattr(adapting, "_bench", lambda *args: replace(original(*args), now=lambda: float(next(clock))))
     ranking = run(zoo, tmp_path, (images, np.array(CLASSES)[labels]), strategies="mcc", budget=30, max_steps=3, top_k=1)
     found = {m.strategy: m for m in ranking.best.measurements}
-    assert found["source-only"].status == "ok"
-    assert found["mcc"].status == "failed"
+    assert (found["source-only"].status, found["mcc"].status) == ("ok", "failed")
     assert "budget" in found["mcc"].note
 
 

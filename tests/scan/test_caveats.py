@@ -1,7 +1,5 @@
 """What a table warns of: every caveat with its code and numbers, and none where nothing is wrong."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from types import SimpleNamespace
@@ -148,9 +146,6 @@ def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, nor
 def test_the_package_carries_a_calibration():
     made = frozen.calibration()
     assert made.normalized_score_per_deviation > 0
-
-
-# ---------------------------------------------------------------------------- images that leak
 
 
 def thumb(image):

@@ -1,7 +1,5 @@
 """A run goes on in its folder, whichever items of its target turn out to be unusable."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

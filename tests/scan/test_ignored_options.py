@@ -3,11 +3,8 @@
 The configuration of a real run records which of its options are read. What is never read must be refused when it is given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,9 +105,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 
 @pytest.mark.parametrize("confirm", [False, True], ids=["ranked", "confirmed"])
 @pytest.mark.parametrize("kind", ["images", "unlabeled", "features", "values"])
-def test_an_option_is_read_or_refused(
-    kind: str, confirm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_option_is_read_or_refused(kind, confirm, tmp_path, monkeypatch):
     target, extra = target_of(kind)
     networks = kind in ("images", "unlabeled")
     asked: dict[str, Any] = {"confirm": confirm, "store": tmp_path / "s", "out": tmp_path / "run", **extra}
@@ -135,7 +130,7 @@ def test_an_option_is_read_or_refused(
 
 
 @pytest.mark.parametrize("name", ["augment", "balance", "label_smoothing", "averaging"])
-def test_options_of_gradient_steps_do_nothing_for_frozen_models(name: str, tmp_path: Path) -> None:
+def test_options_of_gradient_steps_do_nothing_for_frozen_models(name, tmp_path):
     zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
     asked = {"zoo": zoo, "confirm": True, "store": tmp_path / "s", "out": tmp_path / "run", "strategies": "frozen"}
     with pytest.raises(OptionError, match="has no effect with strategies='frozen'") as refused:
@@ -143,7 +138,7 @@ def test_options_of_gradient_steps_do_nothing_for_frozen_models(name: str, tmp_p
     assert refused.value.names == (name, "strategies")
 
 
-def test_training_options_change_the_training_and_are_recorded(tmp_path: Path) -> None:
+def test_training_options_change_the_training_and_are_recorded(tmp_path):
     zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
     pictures, labels = images(0, 60)
     kept = np.flatnonzero((labels == 0) | (np.arange(60) % 10 == 1))
@@ -168,7 +163,7 @@ DATA: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", sorted(DATA))
 @pytest.mark.parametrize("kind", ["images", "features"])
-def test_what_names_columns_of_no_table_is_refused(kind: str, name: str) -> None:
+def test_what_names_columns_of_no_table_is_refused(kind, name):
     target, _ = target_of(kind)
     with pytest.raises(OptionError, match=f"^{name} has no effect on") as refused:
         selector.load_target(target, **{name: DATA[name]})
@@ -178,7 +173,7 @@ def test_what_names_columns_of_no_table_is_refused(kind: str, name: str) -> None
         selector.load_target(loaded, **{name: DATA[name]})
 
 
-def test_columns_of_texts_that_name_masks_or_boxes_are_refused(tmp_path: Path) -> None:
+def test_columns_of_texts_that_name_masks_or_boxes_are_refused(tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("text,label\n" + "".join(f"words {i},{'ab'[i % 2]}\n" for i in range(40)))
     assert selector.load_target(table, text_column="text", label_column="label").class_names == ("a", "b")
@@ -187,7 +182,7 @@ def test_columns_of_texts_that_name_masks_or_boxes_are_refused(tmp_path: Path) -
             selector.load_target(table, **{name: DATA[name]})
 
 
-def test_an_engine_does_nothing_for_an_adaptation(tmp_path: Path) -> None:
+def test_an_engine_does_nothing_for_an_adaptation(tmp_path):
     target, extra = target_of("unlabeled")
     zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
     ranking = selector.rank(target, zoo=zoo, store=tmp_path / "s", out=tmp_path / "run", history=False, **extra)

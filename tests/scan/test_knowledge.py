@@ -1,7 +1,5 @@
 """The history around a scan: what enters its prior, what a confirmation adds, what is left out."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
@@ -131,8 +129,7 @@ def test_published_results_rank_networks_of_any_name(photos):
     prior = Knowledge(History(), selector.load_target(photos)).prior([Candidate(spec) for spec in specs])
     assert prior.scores["strong"].value > 0.5 > prior.scores["weak"].value
     assert prior.scores["strong"].weight > 0.25
-    assert prior.scores["weak"].targets == 11
-    assert prior.scores["mine"].value == 0
+    assert (prior.scores["weak"].targets, prior.scores["mine"].value) == (11, 0)
 
 
 def test_facts_come_from_the_zoo_then_from_what_was_extracted():

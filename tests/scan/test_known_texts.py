@@ -1,8 +1,5 @@
 """What a second scan says of texts that it does not tokenize again."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +19,7 @@ def notes(ranking: selector.Ranking) -> list[str]:
     return [w for w in ranking.warnings if "were cut" in w]
 
 
-def test_cut_texts_are_told_by_a_warm_scan_and_for_another_target(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_cut_texts_are_told_by_a_warm_scan_and_for_another_target(zoo, tmp_path):
     texts, labels = sentences(60)
     texts[0], texts[1] = "word " * 500, "rain " * 300
     cold = selector.rank((texts, labels), zoo=zoo, store=tmp_path, history=False)
@@ -36,9 +33,7 @@ def test_cut_texts_are_told_by_a_warm_scan_and_for_another_target(zoo: list[dict
     assert "1 of 59 texts have more than 64 tokens" in notes(part)[0]
 
 
-def test_a_text_of_the_test_split_that_is_unusable_stops_a_warm_scan_too(
-    zoo: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_text_of_the_test_split_that_is_unusable_stops_a_warm_scan_too(zoo, tmp_path):
     """The proxies read train and val only, so that a warm scan has all the rows that it needs."""
     texts, labels = sentences(60)
     parts = {"train": slice(0, 36), "val": slice(36, 48), "test": slice(48, 60)}

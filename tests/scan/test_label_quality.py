@@ -1,7 +1,5 @@
 """Labels that are most likely wrong: real texts and images of which some labels are changed on purpose."""
 
-from __future__ import annotations
-
 import csv
 import sys
 from dataclasses import replace
@@ -123,8 +121,7 @@ def test_a_scan_lists_images_in_the_wrong_folder_with_pictures_and_a_table(misla
     with (root / "run" / LABEL_ISSUES).open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["name"] for row in table] == [item["name"] for item in items]
-    assert table[0]["label"] == "upright"
-    assert table[0]["predicted"] == "across"
+    assert (table[0]["label"], table[0]["predicted"]) == ("upright", "across")
 
 
 def test_a_second_scan_answers_from_the_store(mislabeled, monkeypatch):

@@ -60,8 +60,7 @@ def test_the_standing_is_that_of_every_candidate_taken_for_the_truth_in_turn():
     first, second = (np.array([1 + 0.6 + 0.8, 0.6 + 0.8]) / 3, np.array([1 + 0.6 + 0.9, 0.6 + 0.9]) / 3)
     standing = labeling.standing()
     assert standing.accuracy == pytest.approx(belief[0] * first + belief[1] * second)
-    assert standing.p_best.tolist() == [1, 0]
-    assert standing.regret == pytest.approx(0)
+    assert (standing.p_best.tolist(), standing.regret) == ([1, 0], pytest.approx(0))
 
 
 def test_merits_are_believed_until_labels_tell_better():
@@ -161,8 +160,7 @@ def test_what_was_chosen_without_a_label_leads_until_another_is_surely_better():
         )
         changed = item if changed is None and standing.leader != 3 else changed
     assert changed > 0  # one label is not enough
-    assert labeling.standing().leader == 0
-    assert labeling.standing().rows(keys)[0][1] == "0"
+    assert (labeling.standing().leader, labeling.standing().rows(keys)[0][1]) == (0, "0")
 
 
 def test_copies_of_an_item_are_asked_for_once_and_share_the_label():
@@ -230,8 +228,7 @@ def test_a_run_is_labeled_and_chosen_again(zoo, tmp_path):  # noqa: F811
     assert not set(again.items) & set(asked.items)
     after = selector.load_ranking(tmp_path / "run")
     found = after.confirmation["adaptation"]
-    assert found["labeled"]["labels"] == 8
-    assert found["labeled"]["voted"] == voted
+    assert (found["labeled"]["labels"], found["labeled"]["voted"]) == (8, voted)
     leader = found["labeled"]["standing"][0]
     assert found["selected"] == [leader["model"], leader["strategy"]]
     rows = found["labeled"]["standing"]

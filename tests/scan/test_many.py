@@ -1,7 +1,5 @@
 """Several targets in one scan: networks are loaded once, shared items are encoded once, and an overview says what fits all."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -54,9 +52,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_networks_are_loaded_once_and_the_tables_are_those_of_single_scans(
-    folders: list[Path], tmp_path: Path, loads: list[str]
-) -> None:
+def test_networks_are_loaded_once_and_the_tables_are_those_of_single_scans(folders, tmp_path, loads):
     rankings = selector.rank(folders, **FAST, store=tmp_path / "many")
     assert isinstance(rankings, Rankings)
     assert sorted(loads) == ["blind", "crashes", "sees"]
@@ -72,14 +68,14 @@ def test_networks_are_loaded_once_and_the_tables_are_those_of_single_scans(
     assert {entry.rows for entry in FeatureStore(tmp_path / "many").list_entries()} == {len(distinct)}
 
 
-def test_a_pool_of_processes_scores_every_target_where_it_extracts(folders: list[Path], tmp_path: Path) -> None:
+def test_a_pool_of_processes_scores_every_target_where_it_extracts(folders, tmp_path):
     options = {**FAST, "zoo": ZOO[:2]}
     here = selector.rank(folders[:2], **options, store=tmp_path / "here")
     there = selector.rank(folders[:2], **options, store=tmp_path / "there", engine="processes", workers=1)
     assert [table(each) for each in there] == [table(each) for each in here]
 
 
-def test_the_command_writes_a_run_a_target_and_one_overview(folders: list[Path], tmp_path: Path) -> None:
+def test_the_command_writes_a_run_a_target_and_one_overview(folders, tmp_path):
     names = tmp_path / "targets.txt"
     names.write_text(f"# targets\n{folders[0]}\n\n{folders[1]}\n{folders[2]}\n")
     zoo = tmp_path / "zoo.yaml"
@@ -146,7 +142,7 @@ def test_the_smallest_cover_is_exact_and_mean_ranks_count_the_missing_as_last() 
     assert {row.name: row.serves for row in near.models} == {"x": ("a",), "y": ("a",)}
 
 
-def test_greedy_is_beaten_on_random_covers() -> None:
+def test_greedy_is_beaten_on_random_covers():
     from itertools import combinations
 
     from selector.report.overview import _smallest_cover
@@ -160,7 +156,7 @@ def test_greedy_is_beaten_on_random_covers() -> None:
         assert not any(all(set(chosen) & models for models in serving) for chosen in fewer)
 
 
-def test_lists_of_targets_that_cannot_be_read(tmp_path: Path) -> None:
+def test_lists_of_targets_that_cannot_be_read(tmp_path):
     with pytest.raises(OptionError, match=r"the list of targets .* cannot be read"):
         selector.rank(f"@{tmp_path / 'none.txt'}")
     (tmp_path / "list.txt").write_text("# nothing\n")
@@ -170,7 +166,7 @@ def test_lists_of_targets_that_cannot_be_read(tmp_path: Path) -> None:
         selector.rank([tmp_path / "a", tmp_path / "b"], **FAST)
 
 
-def test_a_failure_within_a_targets_scan_is_its_row_and_that_of_the_store_ends_the_scan() -> None:
+def test_a_failure_within_a_targets_scan_is_its_row_and_that_of_the_store_ends_the_scan():
     member = _Member("photos")
     with member.own_failure():
         raise RuntimeError("the rows vanished")

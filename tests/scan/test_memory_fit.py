@@ -1,7 +1,5 @@
 """Whether models fit: the arithmetic, what a dry run says of it, and the table."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

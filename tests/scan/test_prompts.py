@@ -1,7 +1,5 @@
 """Prompts of instruction-tuned encoders and the encoders of T5, from a scan to a saved model that predicts."""
 
-from __future__ import annotations
-
 import copy
 import json
 from dataclasses import replace
@@ -152,8 +150,7 @@ def test_the_table_shows_prompts_and_texts_that_were_cut(scanned: selector.Ranki
     at = {column.key: place for place, column in enumerate(view.columns)}
     shown = {row.cells[at["model"]].text: row.cells for row in view.rows}
     assert shown["prompted"][at["prompt"]].text == "query :"
-    assert shown["prompted"][at["prompt"]].title == "'query : '"
-    assert shown["plain"][at["prompt"]].text == "–"
+    assert (shown["prompted"][at["prompt"]].title, shown["plain"][at["prompt"]].text) == ("'query : '", "–")
     frame = scanned.to_dataframe().set_index("model")
     assert frame.loc["prompted", "prompt"] == "query : "
     cut = scanned["t5"].texts_cut

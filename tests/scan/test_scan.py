@@ -1,7 +1,5 @@
 """The whole path on small images with real (untrained, tiny) networks: rank, resume, confirm."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -63,15 +61,13 @@ def test_rank_gives_a_row_a_model_with_scores_intervals_and_probabilities(photos
     for model in ranking:
         assert model.status == "ok"
         assert model.rows == 51  # train + val of 60
-        assert model.backend == "eager"
-        assert model.precision == "float32"
+        assert (model.backend, model.precision) == ("eager", "float32")
         cell = model.scores["knn"]
         assert cell.low is not None
         assert cell.low <= cell.value <= cell.high
         assert model.transferability_low <= model.transferability <= model.transferability_high
     assert sum(m.p_best for m in ranking) == pytest.approx(1)
-    assert ranking.target["classes"] == 3
-    assert ranking.path is None
+    assert (ranking.target["classes"], ranking.path) == (3, None)
     assert not list(tmp_path.glob("runs"))
 
 
@@ -356,8 +352,7 @@ def test_confirming_a_changed_target_is_refused(tmp_path):
 def test_plan_touches_nothing(photos, tmp_path):
     plan = selector.plan(photos, zoo=TINY, store=tmp_path / "store")
     assert [m["missing"] for m in plan.models] == [51, 51]
-    assert plan.images == 51
-    assert plan.seconds is None
+    assert (plan.images, plan.seconds) == (51, None)
     selector.rank(photos, **FAST, store=tmp_path / "store")
     after = selector.plan(photos, zoo=TINY, store=tmp_path / "store", precision="float32", backend="eager")
     assert [m["cached"] for m in after.models] == [51, 51]
@@ -482,9 +477,6 @@ def test_a_scan_meets_a_full_disk_and_goes_on_when_there_is_room(photos, small_d
     assert "test_vit" in done.stdout
 
 
-# ---------------------------------------------------------------------------- ahead
-
-
 def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(photos, tmp_path, monkeypatch):
     from selector.extract import prefetch_model as ahead
 
@@ -518,9 +510,6 @@ def test_images_are_decoded_once_for_all_sizes_that_are_known_beforehand(photos,
     zoo = [sized(32), sized(64), sized(96)]
     selector.rank(photos, **{**FAST, "zoo": zoo}, store=tmp_path / "store", progress=told)
     assert decoded == [60]
-
-
-# ---------------------------------------------------------------------------- what models cost
 
 
 def test_costs_are_measured_once_and_remembered(photos, tmp_path):

@@ -1,7 +1,5 @@
 """A budget for the scan itself: what is looked at, what is not and why, and that it holds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,9 +67,7 @@ def paid(ranking: selector.Ranking, rows: int) -> float:
 
 
 @pytest.mark.parametrize("share", [30, 60])
-def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
-    share: int, photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(share, photos, scanned, monkeypatch):
     monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
     ranking = selector.rank(photos, **FAST, store=scanned, scan_budget=f"{share}%")
     assert paid(ranking, 51) <= share / 100 + 0.01
@@ -89,7 +85,7 @@ def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(
     assert ranking.settings["scan_budget"] == f"{share}%"
 
 
-def test_without_a_budget_and_with_all_of_it_the_table_is_todays(photos: Path, scanned: FeatureStore) -> None:
+def test_without_a_budget_and_with_all_of_it_the_table_is_todays(photos, scanned):
     today = selector.rank(photos, **FAST, store=scanned, prune="never")
     whole = selector.rank(photos, **FAST, store=scanned, prune="never", scan_budget="100%")
     assert table(whole) == table(today)
@@ -104,9 +100,7 @@ def dear(scanned: FeatureStore) -> Iterator[FeatureStore]:
     scanned.put("rate", key, usual)
 
 
-def test_a_dear_network_waits_until_the_others_are_chosen(
-    photos: Path, dear: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dear_network_waits_until_the_others_are_chosen(photos, dear, monkeypatch):
     """It promises most, and the first round could pay for it alone."""
     monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
     monkeypatch.setattr(BudgetedRounds, "_promise", lambda self, network, prices: prices[network.name])
@@ -114,9 +108,7 @@ def test_a_dear_network_waits_until_the_others_are_chosen(
     assert [m.name for m in ranking if not m.rows] == [ZOO[-1].name]
 
 
-def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_it(
-    photos: Path, scanned: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_it(photos, scanned, monkeypatch):
     """It ended after 11% and 16 rows."""
     monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
     ranking = selector.rank(photos, **FAST, store=scanned, scan_budget="15%")
@@ -125,7 +117,7 @@ def test_a_round_that_half_of_what_is_left_does_not_pay_for_is_paid_with_all_of_
 
 
 @pytest.mark.usefixtures("ticking")
-def test_a_budget_of_time_ends_by_the_clock(photos: Path, priced: FeatureStore) -> None:
+def test_a_budget_of_time_ends_by_the_clock(photos, priced):
     ranking = selector.rank(photos, **FAST, store=priced, scan_budget=8)
     looked = [m for m in ranking if m.rows]
     assert 2 <= len(looked) < len(ZOO)
@@ -133,7 +125,7 @@ def test_a_budget_of_time_ends_by_the_clock(photos: Path, priced: FeatureStore) 
 
 
 @pytest.mark.usefixtures("ticking")
-def test_stored_rows_cost_nothing_of_a_budget_of_time(photos: Path, scanned: FeatureStore) -> None:
+def test_stored_rows_cost_nothing_of_a_budget_of_time(photos, scanned):
     """The second day, a short budget gives the whole table: it had ended after the first round."""
     again = selector.rank(photos, **FAST, store=scanned, prune="never", scan_budget=8)
     assert table(again) == table(selector.rank(photos, **FAST, store=scanned, prune="never"))
@@ -141,9 +133,7 @@ def test_stored_rows_cost_nothing_of_a_budget_of_time(photos: Path, scanned: Fea
 
 @pytest.mark.parametrize("budget", ["16s", "10m"])
 @pytest.mark.usefixtures("ticking")
-def test_one_budget_is_for_scan_and_fine_tuning(
-    budget: str, photos: Path, priced: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_budget_is_for_scan_and_fine_tuning(budget, photos, priced, tmp_path, monkeypatch):
     """Half of it is for the scan, which a sufficient one does not change; what the scan took is not left to train."""
     confirm, spent = fine_tuning.confirm_leading, []
 
@@ -163,7 +153,7 @@ def test_one_budget_is_for_scan_and_fine_tuning(
     assert spent[1] == 0
 
 
-def test_prices_of_networks_that_never_ran_come_from_their_multiply_adds(tmp_path: Path) -> None:
+def test_prices_of_networks_that_never_ran_come_from_their_multiply_adds(tmp_path):
     rates = {"timm:resnet18.a1_in1k": 0.02}
     specs = [ModelSpec(source=f"timm:{name}") for name in ("resnet18.a1_in1k", "resnet50.a1_in1k", "unheard_of")]
     target: Any = None  # asked for its modality where nothing is published
@@ -173,7 +163,7 @@ def test_prices_of_networks_that_never_ran_come_from_their_multiply_adds(tmp_pat
     assert unknown in (small, large)
 
 
-def test_networks_of_one_source_have_prices_of_their_own(photos: Path, tmp_path: Path) -> None:
+def test_networks_of_one_source_have_prices_of_their_own(photos, tmp_path):
     """They were kept by source, so that the last one of a factory named the price of all."""
     store = FeatureStore(tmp_path)
     zoo = [
@@ -189,7 +179,7 @@ def test_networks_of_one_source_have_prices_of_their_own(photos: Path, tmp_path:
     assert small["rows_per_second"] != large["rows_per_second"]
 
 
-def test_budgets_that_cannot_be_one(tmp_path: Path) -> None:
+def test_budgets_that_cannot_be_one(tmp_path):
     for value, message in {
         "0%": r"scan_budget must be a share above 0% and at most 100%\. Got '0%'\.",
         "x%": r"scan_budget: a share is a percentage, such as 25%\. Got 'x%'\.",

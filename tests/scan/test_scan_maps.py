@@ -1,7 +1,5 @@
 """Rows that are read off feature maps in a scan: addressed by image and place, several facets, one pass a network."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -80,7 +78,7 @@ def target_of(folder: Path) -> Target:
     return replace(load_target(folder), task="points")
 
 
-def test_each_facet_is_scored_and_counts_the_same(folder: Path, tmp_path: Path, task: None) -> None:
+def test_each_facet_is_scored_and_counts_the_same(folder, tmp_path, task):
     ranking = selector.rank(target_of(folder), **FAST, store=tmp_path)
     assert [m.status for m in ranking] == ["ok", "ok"]
     for model in ranking:
@@ -90,7 +88,7 @@ def test_each_facet_is_scored_and_counts_the_same(folder: Path, tmp_path: Path, 
         assert model.transferability_low < model.transferability < model.transferability_high
 
 
-def test_rows_are_the_maps_read_at_their_places(folder: Path, tmp_path: Path, task: None) -> None:
+def test_rows_are_the_maps_read_at_their_places(folder, tmp_path, task):
     """Against the network run by hand on the squashed image and a bilinear read at each place."""
     target = target_of(folder)
     selector.rank(target, **FAST, store=tmp_path)
@@ -119,9 +117,7 @@ def target_plan(target: Target, items: Sequence[int]) -> RowPlan:
     return tasks.task_of(target).rows(target, np.array(items))
 
 
-def test_a_second_scan_runs_nothing_and_new_pictures_only_themselves(
-    folder: Path, tmp_path: Path, task: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_scan_runs_nothing_and_new_pictures_only_themselves(folder, tmp_path, task, monkeypatch):
     target = target_of(folder)
     fewer = replace(load_target(folder, max_samples=14), task="points")
     first = selector.rank(fewer, **FAST, store=tmp_path)
@@ -145,9 +141,7 @@ def test_a_second_scan_runs_nothing_and_new_pictures_only_themselves(
     assert all(m.status == "ok" for m in whole)
 
 
-def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(
-    folder: Path, tmp_path: Path, task: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(folder, tmp_path, task, monkeypatch):
     clock = itertools.count(0, 11)  # every pass takes 11 seconds
     monkeypatch.setattr("selector.extract.encode.time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr("selector.extract.rows._PIXELS", 6 * 160 * 160)
@@ -170,9 +164,7 @@ def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(
     assert entry.stored == POINTS * sum(seen)
 
 
-def test_layers_are_feature_variants_from_one_pass_and_an_unknown_one_fails_alone(
-    folder: Path, tmp_path: Path, task: None
-) -> None:
+def test_layers_are_feature_variants_from_one_pass_and_an_unknown_one_fails_alone(folder, tmp_path, task):
     ranking = selector.rank(target_of(folder), **FAST, store=tmp_path, models="resnet", layers="own,last,nowhere")
     assert {m.name: m.status for m in ranking} == {"resnet": "ok", "resnet@last": "ok", "resnet@nowhere": "failed"}
     assert ranking["resnet"].num_features > ranking["resnet@last"].num_features  # all stages, the last one

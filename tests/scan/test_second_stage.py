@@ -20,32 +20,32 @@ def model(name: str, score: float, p_top_k: float | None, shift: float = 0.0) ->
     return ModelResult(name, {}, transferability=score + shift, normalized_score=score, p_top_k=p_top_k)
 
 
-def test_contenders_are_those_not_significantly_different_from_the_kth() -> None:
+def test_contenders_are_those_not_significantly_different_from_the_kth():
     models = [model("a", 0.9, 1.0), model("b", 0.8, 0.9), model("c", 0.7, 0.06), model("d", 0.6, 0.04)]
     assert [m.name for m in contenders(models, 2)] == ["a", "b", "c"]
 
 
-def test_a_model_that_the_prior_pushed_behind_the_kth_is_a_contender() -> None:
+def test_a_model_that_the_prior_pushed_behind_the_kth_is_a_contender():
     models = [model("a", 0.5, 1.0, 0.3), model("b", 0.5, 1.0, 0.2), model("c", 0.4, 0.0), model("d", 0.6, 0.0, -0.3)]
     assert [m.name for m in contenders(models, 2)] == ["a", "b", "d"]
 
 
-def test_without_intervals_as_many_again_are_contenders() -> None:
+def test_without_intervals_as_many_again_are_contenders():
     assert [m.name for m in contenders([model(n, 0.5, None) for n in "abcde"], 2)] == ["a", "b", "c", "d"]
 
 
-def test_a_larger_k_has_more_trials() -> None:
+def test_a_larger_k_has_more_trials():
     models = [model(f"m{i}", 0.5, 0.5) for i in range(20)]
     assert [len(contenders(models, k)) for k in (1, 3, 6, 8, 30)] == [6, 6, 12, 16, 20]
 
 
-def test_a_model_whose_trial_was_not_run_counts_as_the_others_on_average() -> None:
+def test_a_model_whose_trial_was_not_run_counts_as_the_others_on_average():
     trials = {"a": PilotCell("ok", after=0.8), "b": PilotCell("ok", after=0.6), "c": PilotCell("not run")}
     found = combined({"a": 0.6, "b": 0.6, "c": 0.6}, trials)
     assert found == {"a": 0.7, "b": 0.6, "c": 0.65}
 
 
-def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it() -> None:
+def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it():
     known, after = {"a": 0.60, "b": 0.57, "c": 0.55}, {"a": 0.70, "b": 0.71, "c": 0.66}
     trials = {n: PilotCell("ok", after=value) for n, value in after.items()}
     usual = np.mean([after[n] - known[n] for n in known])
@@ -64,7 +64,7 @@ def test_what_trials_say_counts_as_far_as_their_errors_do_not_explain_it() -> No
     assert between == pytest.approx({n: (exact[n] + noisy[n]) / 2 for n in known})
 
 
-def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_training_reached() -> None:
+def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_training_reached():
     known = {"a": 0.5, "b": 0.5}
     trials = {"a": PilotCell("ok", before=0.9, after=0.6), "b": PilotCell("ok", before=0.7, after=0.7)}
     assert combined(known, trials) == {"a": 0.55, "b": 0.6}
@@ -72,7 +72,7 @@ def test_where_frozen_is_a_choice_the_probe_of_a_trial_counts_as_much_as_what_tr
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
-def test_a_model_that_cannot_be_trained_comes_last_and_is_confirmed_by_no_choice(status: str) -> None:
+def test_a_model_that_cannot_be_trained_comes_last_and_is_confirmed_by_no_choice(status):
     known = {"a": 0.9, "b": 0.2, "c": 0.1}
     trials = {"a": PilotCell(status), "b": PilotCell("ok", after=0.3), "c": PilotCell("not run")}
     values = combined(known, trials)
@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_trained_comes_last_and_is_confirmed_by_no_choice
     assert choose({"b": 0.25}, {}, {}, None).names == ("b",)  # where b alone did not fail
 
 
-def test_no_metric_outweighs_the_transferability() -> None:
+def test_no_metric_outweighs_the_transferability():
     """R² far below 0 says no more than 0, and a loss is measured by that of the class shares."""
     known = {"a": 0.5, "b": 0.5}
     ended = {"a": PilotCell("ok", before=-80.0, after=-30.0), "b": PilotCell("ok", before=0.1, after=0.2)}
@@ -109,7 +109,7 @@ def with_prior(name: str, score: float, shift: float) -> ModelResult:
     return replace(found, transferability_low=score + shift - 0.1, transferability_high=score + shift + 0.1)
 
 
-def test_a_prior_that_contradicts_the_trials_moves_nothing() -> None:
+def test_a_prior_that_contradicts_the_trials_moves_nothing():
     shifts = dict(zip("abcdef", (0.2, 0.1, 0.0, -0.1, -0.2, 0.05), strict=True))
     models = [with_prior(n, 0.5, by) for n, by in shifts.items()]
     against = {n: 0.5 - by for n, by in shifts.items()}
@@ -126,7 +126,7 @@ def test_a_prior_that_contradicts_the_trials_moves_nothing() -> None:
     assert without_prior_against([model(n, 0.5, 0.5) for n in shifts], against) is None  # there is none
 
 
-def test_as_many_are_confirmed_as_may_be_the_best() -> None:
+def test_as_many_are_confirmed_as_may_be_the_best():
     values = {"a": 0.8, "b": 0.8 - 0.9 * MARGIN, "c": 0.8 - 0.95 * MARGIN, "d": 0.8 - 1.1 * MARGIN}
     found = choose(values, {}, {}, None)
     assert found.names == ("a", "b", "c")
@@ -137,14 +137,14 @@ def test_as_many_are_confirmed_as_may_be_the_best() -> None:
     assert len(choose(dict.fromkeys("abcdefgh", 0.5), {}, {}, None).names) == 4
 
 
-def test_a_model_within_its_margin_is_confirmed_before_one_outside() -> None:
+def test_a_model_within_its_margin_is_confirmed_before_one_outside():
     """c lies behind b, but its trial is too uncertain to exclude it; b's is not."""
     found = choose({"a": 0.80, "b": 0.765, "c": 0.76}, {"a": 0.0, "b": 0.0, "c": 0.12}, {}, None)
     assert found.names == ("a", "c")
     assert found.why == "Fine-tuned: 2 models, because 2 may be the best by scores and pilot runs (90%)."
 
 
-def test_the_budget_bounds_how_many_are_confirmed() -> None:
+def test_the_budget_bounds_how_many_are_confirmed():
     values, seconds = dict.fromkeys("abcd", 0.5), dict.fromkeys("abcd", 20.0)
     found = choose(values, {}, seconds, 120.0)  # half of it has room for three first rounds
     assert found.names == ("a", "b", "c")
@@ -152,7 +152,7 @@ def test_the_budget_bounds_how_many_are_confirmed() -> None:
     assert choose(values, {}, seconds, 1000.0).names == ("a", "b", "c", "d")
 
 
-def test_trials_and_trainings_take_no_longer_than_the_usual_number_without_trials() -> None:
+def test_trials_and_trainings_take_no_longer_than_the_usual_number_without_trials():
     values, seconds = {"a": 0.53, "b": 0.52, "c": 0.51, "d": 0.505}, {"a": 10.0, "b": 10.0, "c": 40.0, "d": 5.0}
     # whole trainings of a, b and d would take 5 x (10 + 10 + 5) s, the trials took 50 s of that
     allowed = as_long_as(["a", "b", "d"], seconds, 50.0, items=5000, items_of_round=1000)
@@ -166,9 +166,6 @@ def test_trials_and_trainings_take_no_longer_than_the_usual_number_without_trial
     assert choose(values, {}, seconds, 1000.0, allowed=65.0).names == ("a", "b", "c", "d")
     assert as_long_as(["a", "e"], {"a": 10.0, "b": 30.0}, 0.0, 100, 10) == 30.0  # e as the others on average
     assert as_long_as(["a"], {}, 5.0, 100, 10) == float("inf")
-
-
-# ---------------------------------------------------------------------------- from a scan on
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +192,7 @@ def entries(count: int) -> list[dict]:
 
 
 @pytest.mark.timeout(300)
-def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_path) -> None:
+def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_path):
     ranking = selector.rank(
         squares, zoo=entries(4), proxies=["knn", "logme"], store=tmp_path / "store", out=tmp_path / "run",
         history=False, intervals=False, trust_zoo=True, measure_cost="never", confirm=True, max_steps=2, strategies=("full",), pilot_cost=8,
@@ -220,9 +217,7 @@ def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_
 
 
 @pytest.mark.parametrize(("seconds_an_item", "allotted"), [(0.004, 30.0), (0.0672, 10.0), (1.0, 30.0)])
-def test_pilot_runs_leave_the_training_of_the_first_its_time(
-    squares, tmp_path, monkeypatch, seconds_an_item: float, allotted: float
-) -> None:
+def test_pilot_runs_leave_the_training_of_the_first_its_time(squares, tmp_path, monkeypatch, seconds_an_item, allotted):
     """Of 120 seconds a quarter, less where the leading model could not be trained whole after it: (1 + 18 p + 60 x 24 p) / 0.9."""
     asked: list[float] = []
 
@@ -244,7 +239,7 @@ def test_pilot_runs_leave_the_training_of_the_first_its_time(
 
 
 @pytest.mark.timeout(300)
-def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) -> None:
+def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path):
     given = {"store": tmp_path / "store", "history": False, "trust_zoo": True, "target": squares}
     ranking = selector.rank(
         squares, zoo=entries(4), proxies=["knn", "logme"], intervals=False, measure_cost="never", out=tmp_path / "run",
@@ -274,7 +269,7 @@ def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path) 
     assert sum(bool(m.measurements) for m in frozen) == 3
 
 
-def test_a_prior_that_contradicts_the_targets_own_scores_has_no_weight() -> None:
+def test_a_prior_that_contradicts_the_targets_own_scores_has_no_weight():
     own = dict(zip("abcde", (0.9, 0.8, 0.6, 0.4, 0.2), strict=True))
     against = {name: PriorScore(-score, "facts", weight=0.25) for name, score in own.items()}
     found = agreeing(against, own)

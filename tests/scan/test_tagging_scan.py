@@ -1,7 +1,5 @@
 """From a CoNLL file to a confirmed ranking, a report and a model that tags."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -69,7 +67,7 @@ def scanned(zoo: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory)
     return ranking, root / "run", root / "store"
 
 
-def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_from_a_file_to_a_model(scanned):
     ranking, run, _ = scanned
     assert {m.name for m in ranking} == {"small-bert", "small-gpt2"}
     assert not ranking.failures
@@ -90,8 +88,7 @@ def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) ->
     found = saved.predict(["the city song and the fox", ["it", "is", "<b>"], "  "])
     assert [row.words for row in found] == [("the", "city", "song", "and", "the", "fox"), ("it", "is", "<b>"), ()]
     assert [(e.type, e.text) for e in found[0].entities] == [("LOC", "city song"), ("PER", "fox")]
-    assert str(found[0]) == "the city/B-LOC song/I-LOC and the fox/B-PER"
-    assert found[2].error == "has no words"
+    assert (str(found[0]), found[2].error) == ("the city/B-LOC song/I-LOC and the fox/B-PER", "has no words")
     assert found.probabilities.shape == (9, 4)
     np.testing.assert_allclose(found.probabilities.sum(1), 1)
     assert found.to_dicts()[0]["entities"][0] == {"type": "LOC", "begin": 1, "end": 3, "text": "city song"}
@@ -102,7 +99,7 @@ def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) ->
         saved.predict([3])
 
 
-def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_a_saved_model_predicts_what_was_measured(scanned):
     ranking, run, _ = scanned
     target = ranking.loaded_target
     assert target is not None
@@ -115,7 +112,7 @@ def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Rankin
     assert f1_score(gold, [list(row.labels) for row in predicted]) == pytest.approx(figure.test["entity_f1"], abs=0.05)
 
 
-def test_the_command_line_tags(scanned: tuple[selector.Ranking, Path, Path], tmp_path: Path) -> None:
+def test_the_command_line_tags(scanned, tmp_path):
     from typer.testing import CliRunner
 
     from selector.cli import app
@@ -144,7 +141,7 @@ def test_the_command_line_tags(scanned: tuple[selector.Ranking, Path, Path], tmp
     assert "more.jsonl:1: expected a list of words" in failed.output
 
 
-def test_the_report_shows_types_and_sentences(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_the_report_shows_types_and_sentences(scanned):
     ranking, run, _ = scanned
     found = next(
         m.extra["error_analysis"] for model in ranking for m in model.measurements if "error_analysis" in m.extra
@@ -160,9 +157,7 @@ def test_the_report_shows_types_and_sentences(scanned: tuple[selector.Ranking, P
     assert f"selector predict {run}" in html
 
 
-def test_a_second_scan_and_a_saved_run_read_the_store(
-    scanned: tuple[selector.Ranking, Path, Path], zoo: list[dict[str, Any]]
-) -> None:
+def test_a_second_scan_and_a_saved_run_read_the_store(scanned, zoo):
     ranking, run, store = scanned
     again = selector.rank(run.parent / "train.conll", zoo=zoo, store=store, history=False)
     assert all(m.cached for m in again)
@@ -172,9 +167,7 @@ def test_a_second_scan_and_a_saved_run_read_the_store(
     assert next(iter(confirmed)).best_measurement().metric == "entity_f1"  # type: ignore[union-attr]
 
 
-def test_rows_of_words_and_of_texts_are_different_entries(
-    scanned: tuple[selector.Ranking, Path, Path], zoo: list[dict[str, Any]]
-) -> None:
+def test_rows_of_words_and_of_texts_are_different_entries(scanned, zoo):
     _, _, store = scanned
     words, _ = tagged()
     before = {e.key for e in FeatureStore(store).list_entries() if e.rows}
@@ -184,7 +177,7 @@ def test_rows_of_words_and_of_texts_are_different_entries(
     assert {e.rows for e in entries if e.key not in before} == {len(ranking.loaded_target.indices("train", "val"))}  # type: ignore[union-attr]
 
 
-def test_one_pass_for_both_poolings_of_words(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_one_pass_for_both_poolings_of_words(zoo, tmp_path):
     ranking = selector.rank(tagged(60), zoo=zoo[:1], pooling="first,mean", store=tmp_path, history=False)
     assert {m.name for m in ranking} == {"small-bert@own/first", "small-bert@own/mean"}
     failed = selector.rank(tagged(60), zoo=zoo[:1], pooling="first,cls", store=tmp_path, history=False).failures
@@ -192,7 +185,7 @@ def test_one_pass_for_both_poolings_of_words(zoo: list[dict[str, Any]], tmp_path
     assert "pooling 'cls' is over whole texts; words take first or mean" in failed[0].reason
 
 
-def test_the_target_decides_what_a_row_is() -> None:
+def test_the_target_decides_what_a_row_is():
     from selector.scan.selection import reading_rows_of
     from selector.zoo import ModelSpec
 
@@ -220,7 +213,7 @@ def unusual(count: int = 60) -> tuple[list[list[str]], list[list[str]]]:
     return words, tags
 
 
-def test_long_and_strange_sentences_lose_no_word(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_long_and_strange_sentences_lose_no_word(zoo, tmp_path):
     words, tags = unusual()
     ranking = selector.rank((words, tags), zoo=zoo[:2], store=tmp_path, history=False, proxies="logme")
     assert not ranking.failures
@@ -243,7 +236,7 @@ def rows_of(target: Target, share: float = 1.0, most: int = 10_000) -> Rows:
     return Rows(target, np.sort(order[: round(share * len(order))]), most)
 
 
-def test_no_sentence_is_in_two_folds_and_copies_stay_together(tmp_path: Path) -> None:
+def test_no_sentence_is_in_two_folds_and_copies_stay_together(tmp_path):
     words, tags = tagged(80)
     words, tags = [*words, *words[:20]], [*tags, *tags[:20]]
     target = load_target({"train": (words, tags), "val": tagged(20, 1), "test": tagged(20, 2)})
@@ -262,7 +255,7 @@ def test_no_sentence_is_in_two_folds_and_copies_stay_together(tmp_path: Path) ->
     assert len(half) == sum(len(target.items[i]) for i in half.indices)
 
 
-def test_the_order_of_sentences_changes_no_score() -> None:
+def test_the_order_of_sentences_changes_no_score():
     words, tags = tagged(80)
     order = np.random.default_rng(1).permutation(80)
     found = []
@@ -281,7 +274,7 @@ def test_the_order_of_sentences_changes_no_score() -> None:
         assert one.low == pytest.approx(other.low, abs=1e-9)
 
 
-def test_frequent_labels_are_thinned_out_first() -> None:
+def test_frequent_labels_are_thinned_out_first():
     target = load_target(tagged(150))
     rows = rows_of(target)
     counts = np.bincount(rows.labels)
@@ -302,7 +295,7 @@ def test_frequent_labels_are_thinned_out_first() -> None:
     assert len(few.groups) == 60
 
 
-def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None:
+def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path):
     """One step equals a step by hand on the mean over all words; pieces of a batch count by their words."""
     from selector import sources
     from selector.extract.inputs import ready
@@ -340,7 +333,7 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path: Path) -> None
                 torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
-def test_the_command_line_scans_a_conll_file(tmp_path: Path) -> None:
+def test_the_command_line_scans_a_conll_file(tmp_path):
     from typer.testing import CliRunner
 
     from selector.cli import app
@@ -363,8 +356,7 @@ def test_the_command_line_scans_a_conll_file(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert told["target"]["items"] == 40
-    assert told["target"]["class_names"] == ["B-LOC", "B-PER", "I-LOC", "O"]
+    assert (told["target"]["items"], told["target"]["class_names"]) == (40, ["B-LOC", "B-PER", "I-LOC", "O"])
     again = json.loads(CliRunner().invoke(app, [*scan, "--dry-run", "--json"]).stdout)
     row = again["models"][0]
     assert row["cached"] > 0

@@ -1,7 +1,5 @@
 """From a file of texts to a confirmed ranking, a report and a model that predicts."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace
@@ -68,7 +66,7 @@ def scanned(zoo: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory)
     return ranking, root / "run", root / "store"
 
 
-def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_from_a_file_to_a_model(scanned):
     ranking, run, _ = scanned
     assert [m.name for m in ranking.failures] == ["broken"]
     assert {m.name for m in ranking} == {"small-bert", "small-gpt2", "broken"}
@@ -90,7 +88,7 @@ def test_from_a_file_to_a_model(scanned: tuple[selector.Ranking, Path, Path]) ->
     np.testing.assert_allclose(again.probabilities[0], found.probabilities[0], rtol=1e-5)
 
 
-def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_a_saved_model_predicts_what_was_measured(scanned):
     ranking, run, _ = scanned
     target = ranking.loaded_target
     assert target is not None
@@ -107,7 +105,7 @@ def test_a_saved_model_predicts_what_was_measured(scanned: tuple[selector.Rankin
     assert abs(sum(right) - figure.test["accuracy"] * len(test)) <= undecided + 1e-6
 
 
-def test_every_layer_is_in_the_store_and_in_the_report(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_every_layer_is_in_the_store_and_in_the_report(scanned):
     ranking, _, store = scanned
     entries = [e for e in FeatureStore(store).list_entries() if e.rows]
     assert len(entries) == 2 * 4  # the mean and three layers of both models
@@ -119,7 +117,7 @@ def test_every_layer_is_in_the_store_and_in_the_report(scanned: tuple[selector.R
     assert loaded["small-bert"].layers == ranking["small-bert"].layers
 
 
-def test_the_report_speaks_of_texts_and_shows_them(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_the_report_speaks_of_texts_and_shows_them(scanned):
     ranking, _, _ = scanned
     target = ranking.loaded_target
     assert target is not None
@@ -139,7 +137,7 @@ def test_the_report_speaks_of_texts_and_shows_them(scanned: tuple[selector.Ranki
     assert re.findall(r"(?i)(?:one|an|a single|other) images?\b|images/s|image size", html) == []
 
 
-def test_the_command_of_the_report_names_the_columns(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_the_command_of_the_report_names_the_columns(scanned):
     ranking, _, _ = scanned
     options = {"text_column": ["premise", "hypothesis"], "label_column": "verdict"}
     named = replace(
@@ -156,7 +154,7 @@ def test_the_command_of_the_report_names_the_columns(scanned: tuple[selector.Ran
     assert "column" not in str(command(plain))
 
 
-def test_a_second_scan_reads_the_store(scanned: tuple[selector.Ranking, Path, Path], zoo: list[dict[str, Any]]) -> None:
+def test_a_second_scan_reads_the_store(scanned, zoo):
     ranking, run, store = scanned
     again = selector.rank(run.parent / "texts.csv", zoo=zoo[:2], store=store)
     assert all(m.cached for m in again)
@@ -164,15 +162,13 @@ def test_a_second_scan_reads_the_store(scanned: tuple[selector.Ranking, Path, Pa
         assert {k: v.value for k, v in m.scores.items()} == {k: v.value for k, v in ranking[m.name].scores.items()}
 
 
-def test_a_text_model_over_the_limit_is_told_of_texts(
-    scanned: tuple[selector.Ranking, Path, Path], zoo: list[dict[str, Any]]
-) -> None:
+def test_a_text_model_over_the_limit_is_told_of_texts(scanned, zoo):
     _, run, store = scanned
     ranking = selector.rank(run.parent / "texts.csv", zoo=zoo[:1], store=store, max_latency="1us", history=False)
     assert re.match(r"a text takes \d.* in \d+ passes\), more than", ranking.models[0].reason)
 
 
-def test_only_the_named_parameters_move(zoo: list[dict[str, Any]]) -> None:
+def test_only_the_named_parameters_move(zoo):
     from selector import sources
     from selector.tasks._learner import head_name
     from selector.tuning import strategies
@@ -192,14 +188,14 @@ def test_only_the_named_parameters_move(zoo: list[dict[str, Any]]) -> None:
         assert any("embed" in name or "wte" in name for name in frozen)
 
 
-def test_the_modality_of_the_target_selects_the_models(zoo: list[dict[str, Any]], photos: Path, tmp_path: Path) -> None:
+def test_the_modality_of_the_target_selects_the_models(zoo, photos, tmp_path):
     ranking = selector.rank(photos, zoo=zoo, store=tmp_path)
     assert [m.name for m in ranking] == ["an-image-model"]
     with pytest.raises(ZooError, match=r"none of the 1 selected model\(s\) reads texts, and the target holds texts"):
         selector.rank(sentences(), zoo=zoo, models="an-image-model", store=tmp_path)
 
 
-def test_texts_that_cannot_be_used(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_texts_that_cannot_be_used(zoo, tmp_path):
     texts, labels = sentences(60)
     texts[3], texts[10] = " \t ", "half \ud83d of a smile"
     with pytest.raises(
@@ -211,7 +207,7 @@ def test_texts_that_cannot_be_used(zoo: list[dict[str, Any]], tmp_path: Path) ->
     assert any("2 of 60 items skipped: row 3 (is only whitespace)" in w for w in ranking.warnings)
 
 
-def test_a_text_as_long_as_a_library_is_left_out_and_said(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_text_as_long_as_a_library_is_left_out_and_said(zoo, tmp_path):
     """A cell of 200 MB took 30 GB in the tokenizer and the scan with it."""
     texts, labels = sentences(60)
     texts[3] = "rain " * 200_001
@@ -226,7 +222,7 @@ def test_a_text_as_long_as_a_library_is_left_out_and_said(zoo: list[dict[str, An
     assert (tmp_path / "run" / "run.json").is_file()
 
 
-def test_strange_texts_are_read_and_long_ones_counted(zoo: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_strange_texts_are_read_and_long_ones_counted(zoo, tmp_path):
     texts, labels = sentences(60)
     texts[:5] = ["word " * 20_000, "a\x00b\x07c\x1b[0m", "مرحبا بالعالم", "🙂👩‍👩‍👧‍👦🏳️‍🌈", "​"]
     ranking = selector.rank((texts, labels), zoo=zoo[:2], store=tmp_path)
@@ -236,7 +232,7 @@ def test_strange_texts_are_read_and_long_ones_counted(zoo: list[dict[str, Any]],
     )
 
 
-def test_batches_hold_texts_of_like_length() -> None:
+def test_batches_hold_texts_of_like_length():
     texts, _ = sentences(200)
     names = [str(i) for i in range(200)]
     preprocess = TextPreprocess(wordpiece().to_str(), 64)
@@ -249,11 +245,10 @@ def test_batches_hold_texts_of_like_length() -> None:
     assert all(len(batch) <= 16 for batch in table.cut(np.arange(200), 16))
     tokens = table.batch([5, 9])
     assert isinstance(tokens, Tokens)
-    assert len(tokens) == 2
-    assert len(tokens.repeated(5)) == 5
+    assert (len(tokens), len(tokens.repeated(5))) == (2, 5)
 
 
-def test_weights_of_the_saved_model_hold_no_second_head(scanned: tuple[selector.Ranking, Path, Path]) -> None:
+def test_weights_of_the_saved_model_hold_no_second_head(scanned):
     _, run, _ = scanned
     state = load_file(run / "best" / "model.safetensors")
     assert [name for name in state if "head" in name] == ["selector_head.bias", "selector_head.weight"]

@@ -1,9 +1,5 @@
 """Several layers and poolings of one network: rows of their own, from one forward pass."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -34,7 +30,7 @@ def readings(spec: ModelSpec) -> list[ModelSpec]:
 
 
 @pytest.mark.parametrize("spec", [VIT, RESNET, TORCHVISION], ids=lambda spec: spec.name)
-def test_a_reading_is_the_encoder_that_its_spec_loads(spec: ModelSpec) -> None:
+def test_a_reading_is_the_encoder_that_its_spec_loads(spec):
     source = sources.registry.get(spec.source_name)
     wanted = readings(spec)
     for first in (wanted[0], wanted[1]):  # from the model's own reading, and from an inner layer
@@ -53,7 +49,7 @@ def test_a_reading_is_the_encoder_that_its_spec_loads(spec: ModelSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", [VIT, RESNET, TORCHVISION], ids=lambda spec: spec.name)
-def test_one_pass_gives_what_each_reading_gives_alone(spec: ModelSpec) -> None:
+def test_one_pass_gives_what_each_reading_gives_alone(spec):
     loaded = sources.registry.get(spec.source_name).load(spec)
     together = Together([loaded.variant(other) for other in readings(spec)])
     assert agree(together)
@@ -68,14 +64,14 @@ def test_one_pass_gives_what_each_reading_gives_alone(spec: ModelSpec) -> None:
             np.testing.assert_allclose(part, reading.encode(batch).numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_layer_that_is_changed_in_place_is_noticed() -> None:
+def test_a_layer_that_is_changed_in_place_is_noticed():
     loaded = sources.registry.get("torchvision").load(TORCHVISION)
     squeezed = TORCHVISION.model_copy(update={"layer": "features.0"})  # a ReLU in place follows
     assert not agree(Together([loaded, loaded.variant(squeezed)]))
 
 
 @pytest.mark.parametrize("backend", ["eager", "openvino"])
-def test_backends_run_readings_and_each_has_rows_of_its_own(backend: str, tmp_path: Path) -> None:
+def test_backends_run_readings_and_each_has_rows_of_its_own(backend, tmp_path):
     if backend == "openvino":
         pytest.importorskip("openvino")
     loaded = sources.registry.get("timm").load(RESNET)

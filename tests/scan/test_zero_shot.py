@@ -3,8 +3,6 @@
 The pair of towers is an exact construction (``support.vision_models``): it knows three colors and their words.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,7 @@ def rank(target: Target, zoo: list[Any], folder: Path, **options: Any) -> Any:
     )  # fmt: skip
 
 
-def test_names_alone_are_right_and_move_no_model(towers: ModelSpec, tmp_path: Path) -> None:
+def test_names_alone_are_right_and_move_no_model(towers, tmp_path):
     ranking = rank(colors(), [OTHER, towers], tmp_path, out=tmp_path / "run")
     (row,) = ranking["towers"].measurements
     assert (row.strategy, row.status, row.steps) == ("zero-shot", "baseline", 0)
@@ -64,18 +62,17 @@ def test_names_alone_are_right_and_move_no_model(towers: ModelSpec, tmp_path: Pa
     assert "a photo of a {}." in page
 
 
-def test_other_names_are_wrong(towers: ModelSpec, tmp_path: Path) -> None:
+def test_other_names_are_wrong(towers, tmp_path):
     ranking = rank(colors(("green", "blue", "red")), [towers], tmp_path)
     assert ranking["towers"].measurements[0].val["accuracy"] == 0.0
 
 
-def test_a_confirmed_run_has_it_on_test_as_well_and_saves_another(towers: ModelSpec, tmp_path: Path) -> None:
+def test_a_confirmed_run_has_it_on_test_as_well_and_saves_another(towers, tmp_path):
     ranking = rank(
         colors(), [towers], tmp_path, out=tmp_path / "run", confirm=True, strategies=["frozen"], budget="30s"
     )
     rows = {m.strategy: m for m in ranking["towers"].measurements}
-    assert set(rows) == {"frozen", "zero-shot"}
-    assert rows["zero-shot"].test["accuracy"] == 1.0
+    assert (set(rows), rows["zero-shot"].test["accuracy"]) == ({"frozen", "zero-shot"}, 1.0)
     best = ranking.best.best_measurement()
     assert best is not None
     assert best.strategy == "frozen"
@@ -86,20 +83,17 @@ def test_a_confirmed_run_has_it_on_test_as_well_and_saves_another(towers: ModelS
     assert "zero-shot" in {m.strategy for m in again["towers"].measurements}
 
 
-def test_a_tower_that_fails_costs_its_row_only(
-    towers: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tower_that_fails_costs_its_row_only(towers, tmp_path, monkeypatch):
     def broken(spec: ModelSpec, texts: Any) -> Any:
         raise selector.SelectorError("no words")
 
     monkeypatch.setattr(sources.registry.get("vision"), "zero_shot", broken)
     ranking = rank(colors(), [towers], tmp_path)
-    assert ranking["towers"].status == "ok"
-    assert ranking["towers"].measurements == ()
+    assert (ranking["towers"].status, ranking["towers"].measurements) == ("ok", ())
     assert "no zero-shot row of towers: no words" in ranking.warnings
 
 
-def test_it_is_refused_where_it_would_do_nothing(towers: ModelSpec, tmp_path: Path) -> None:
+def test_it_is_refused_where_it_would_do_nothing(towers, tmp_path):
     with pytest.raises(OptionError, match="no selected model has a text tower"):
         rank(colors(), [OTHER], tmp_path)
     with pytest.raises(OptionError, match="no selected model has a text tower"):

@@ -1,7 +1,5 @@
 """Fixtures of the sources' tests."""
 
-from __future__ import annotations
-
 import pytest
 
 from selector.core.atomic import cache_folder, write_memory

@@ -1,7 +1,5 @@
 """Models of every source that need no download, for tests that hold for all of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

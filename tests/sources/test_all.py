@@ -1,7 +1,5 @@
 """What holds for every source."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random

@@ -1,7 +1,5 @@
 """Networks that a recipe describes are no larger than their weights."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -45,7 +43,7 @@ def test_nothing_larger_than_the_weights_is_built(build, weights: Path) -> None:
     assert psutil.Process().memory_info().rss - before < 10**9
 
 
-def test_a_network_of_its_weights_starts_as_without_a_bound(weights: Path) -> None:
+def test_a_network_of_its_weights_starts_as_without_a_bound(weights):
     torch.manual_seed(0)
     free = nn.Linear(8, 8).state_dict()
     torch.manual_seed(0)
@@ -54,7 +52,7 @@ def test_a_network_of_its_weights_starts_as_without_a_bound(weights: Path) -> No
     assert all(torch.equal(free[name], bound[name]) for name in free)
 
 
-def test_an_endless_recipe_of_a_saved_model_is_refused(tmp_path: Path) -> None:
+def test_an_endless_recipe_of_a_saved_model_is_refused(tmp_path):
     folder = saved(tmp_path / "best")
     config = json.loads((folder / "config.json").read_text())
     config["recipe"]["outputs"] = 10**8
@@ -64,18 +62,18 @@ def test_an_endless_recipe_of_a_saved_model_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "num_experts", "n_layers"])
-def test_a_configuration_with_endless_layers_is_refused(key: str) -> None:
+def test_a_configuration_with_endless_layers_is_refused(key):
     with pytest.raises(SourceError, match=f"{key} is 1,000,000,000"):
         create_backbone({"model_type": "qwen3", key: 10**9})
 
 
-def test_a_value_of_the_wrong_type_is_a_source_error() -> None:
+def test_a_value_of_the_wrong_type_is_a_source_error():
     """transformers checks types by a class of errors of its own, which is none of Python's."""
     with pytest.raises(SourceError, match="transformers cannot build a network of the type 'qwen3'"):
         create_backbone({"model_type": "qwen3", "hidden_size": "many", "num_hidden_layers": 1})
 
 
-def test_labels_of_a_configuration_are_not_made() -> None:
+def test_labels_of_a_configuration_are_not_made():
     network = create_backbone({
         "model_type": "bert", "num_labels": 10**9, "vocab_size": 20, "hidden_size": 8, "num_attention_heads": 1,
         "num_hidden_layers": 1, "intermediate_size": 8,
@@ -99,9 +97,7 @@ def load(**entry: object) -> object:
     ("torchvision:vit_b_16", {"image_size": 10**6}),
     ("transformers:bert", {"model_type": "bert", "hidden_size": 12 * 10**5}),
 ])  # fmt: skip
-def test_what_an_entry_asks_for_is_bounded(
-    source: str, kwargs: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_entry_asks_for_is_bounded(source, kwargs, monkeypatch):
     monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "300MB")  # the limits as they are take half a minute to reach
     monkeypatch.setattr(_bounded, "TENSORS_OF_SETTINGS", 3000)
     before = psutil.Process().memory_info().rss
@@ -110,7 +106,7 @@ def test_what_an_entry_asks_for_is_bounded(
     assert psutil.Process().memory_info().rss - before < 10**9
 
 
-def test_an_entry_with_a_file_builds_what_the_file_holds(tmp_path: Path) -> None:
+def test_an_entry_with_a_file_builds_what_the_file_holds(tmp_path):
     module = timm.create_model("test_resnet")
     save_file(module.state_dict(), tmp_path / "w.safetensors")
     weights = {"file": "w.safetensors", "base": str(tmp_path)}
@@ -119,7 +115,7 @@ def test_an_entry_with_a_file_builds_what_the_file_holds(tmp_path: Path) -> None
         load(source="timm:test_resnet", weights=weights, kwargs={"num_classes": 10**7})
 
 
-def test_more_is_allowed_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_is_allowed_by_the_variable(monkeypatch):
     monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1MB")
     with pytest.raises(SourceError, match="SELECTOR_MAX_UNPACKED=1GB"):
         load(source="timm:test_resnet", weights="none", kwargs={"num_classes": 10**4})
@@ -128,7 +124,7 @@ def test_more_is_allowed_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> Non
     load(source="timm:test_resnet", weights="none", kwargs={"num_classes": 10**4})
 
 
-def test_outputs_that_a_file_claims_are_bounded(tmp_path: Path) -> None:
+def test_outputs_that_a_file_claims_are_bounded(tmp_path):
     state = timm.create_model("test_resnet").state_dict()
     few = len(state["fc.weight"][0])
     state |= {"fc.weight": torch.zeros(1).expand(10**8, few), "fc.bias": torch.zeros(1).expand(10**8)}
@@ -138,7 +134,7 @@ def test_outputs_that_a_file_claims_are_bounded(tmp_path: Path) -> None:
         load(source="timm:test_resnet", weights=weights)
 
 
-def test_a_configuration_of_the_hub_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_of_the_hub_is_bounded(monkeypatch):
     from selector.sources import timm as source
 
     monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "300MB")
@@ -152,9 +148,7 @@ def test_a_configuration_of_the_hub_is_bounded(monkeypatch: pytest.MonkeyPatch) 
     ("timm:vit_tiny_patch16_224", {"depth": 10**6}),
     ("transformers:bert", {"model_type": "bert", "num_hidden_layers": 9000}),
 ])  # fmt: skip
-def test_a_sketch_of_a_network_without_end_ends(
-    source: str, kwargs: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sketch_of_a_network_without_end_ends(source, kwargs, monkeypatch):
     monkeypatch.setattr("selector.sources._sketch.TENSORS_OF_SETTINGS", 3000)
     spec = ModelSpec(name="m", source=source, kwargs=kwargs, weights="none")
     with pytest.raises(SourceError, match="more than 3,000 tensors"):

@@ -1,7 +1,5 @@
 """The ``elmo:`` source on random weights in the published format, against a numpy computation from the files."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -64,9 +62,6 @@ def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
     with torch.no_grad():
         found: list[torch.Tensor] = encoder.encode_variants(batch, readings)
     return found
-
-
-# ---------------------------------------------------------------------------- the network
 
 
 @pytest.mark.parametrize(
@@ -197,9 +192,6 @@ def test_many_windows_are_read_in_parts(folder: Path, monkeypatch: pytest.Monkey
         torch.testing.assert_close(encoder.encode(batch), whole, rtol=1e-4, atol=1e-6)
 
 
-# ---------------------------------------------------------------------------- heads
-
-
 @pytest.mark.parametrize("layer", ["mean", "last", "1", "2"])
 @pytest.mark.parametrize("words", [False, True])
 def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(folder: Path, layer: str, words: bool) -> None:
@@ -289,9 +281,6 @@ def test_it_runs_and_trains_in_half_precision(folder: Path, words: bool) -> None
     assert float(torch.nn.functional.cosine_similarity(rows, features).min()) > 0.99
 
 
-# ---------------------------------------------------------------------------- readings, names and costs
-
-
 def test_a_reading_is_what_loading_there_gives(folder: Path) -> None:
     encoder = load(folder)
     batch = tokens(encoder, ["the sun", "rain falls"])
@@ -335,9 +324,6 @@ def test_costs_and_batches_count_words(folder: Path) -> None:
     assert len(table.cut(np.arange(400), 1000)[0]) == 4 * 2048 // length
     again = type(encoder.preprocess).from_dict(encoder.preprocess.to_dict(), encoder.preprocess.tokenizer)
     assert again.tokens_per_word == 4
-
-
-# ---------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -485,9 +471,6 @@ def test_without_h5py_the_extra_is_named(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(SourceError, match=r"weights.hdf5 needs h5py .*; run: pip install 'zoo-selector\[elmo\]'"):
         load(folder)
-
-
-# ---------------------------------------------------------------------------- scans
 
 
 @pytest.fixture(scope="module")

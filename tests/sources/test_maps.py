@@ -1,9 +1,6 @@
 """Feature maps of every source: where they are, what they are of, and that they can be trained."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +38,7 @@ def once(loaded: dict[str, Any], name: str, **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", PYRAMIDS)
-def test_a_pyramid_has_the_last_map_of_each_stage(name: str, loaded: dict[str, Any]) -> None:
+def test_a_pyramid_has_the_last_map_of_each_stage(name, loaded):
     encoder = once(loaded, name, **PYRAMIDS[name])
     assert encoder.strides == (4, 8, 16, 32)
     canvas = encoder.on_canvas((96, 160))
@@ -54,7 +51,7 @@ def test_a_pyramid_has_the_last_map_of_each_stage(name: str, loaded: dict[str, A
     assert (canvas.preprocess.crop_mode, canvas.preprocess.input_size) == ("squash", (3, 96, 160))
 
 
-def test_maps_of_torchvision_are_the_outputs_of_its_stages(loaded: dict[str, Any]) -> None:
+def test_maps_of_torchvision_are_the_outputs_of_its_stages(loaded):
     net, batch = (resnet := once(loaded, "torchvision:resnet18", preprocess=SMALL)).module, noise(1, 64, 64)
     dense = once(loaded, "torchvision:densenet121", preprocess=SMALL)
     with torch.no_grad():
@@ -69,7 +66,7 @@ def test_maps_of_torchvision_are_the_outputs_of_its_stages(loaded: dict[str, Any
 
 
 @pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_vit3", "timm:test_vit_relpos"])
-def test_a_plain_transformer_has_depths_at_the_stride_of_its_patches(name: str, loaded: dict[str, Any]) -> None:
+def test_a_plain_transformer_has_depths_at_the_stride_of_its_patches(name, loaded):
     if not timm.is_model(name.removeprefix("timm:")):
         pytest.skip(f"this timm has no {name}")
     encoder = once(loaded, name)
@@ -83,7 +80,7 @@ def test_a_plain_transformer_has_depths_at_the_stride_of_its_patches(name: str, 
         assert encoder.on_canvas((96, 128)).maps(noise(1, 96, 128))[0][1].shape[2:] == (6, 8)
 
 
-def test_tokens_are_read_by_hooks_where_a_network_has_no_interface_for_them() -> None:
+def test_tokens_are_read_by_hooks_where_a_network_has_no_interface_for_them():
     encoder = load(spec("torchvision:vit_b_32", kwargs={"image_size": 64}, preprocess=SMALL))
     assert encoder.strides == (32, 32, 32, 32)
     batch, kept = noise(2, 64, 64), []
@@ -112,7 +109,7 @@ def stairs() -> nn.Module:
     return Stairs()
 
 
-def test_a_factory_is_read_by_hooks_on_its_submodules() -> None:
+def test_a_factory_is_read_by_hooks_on_its_submodules():
     encoder = load(spec("python:tests.sources.test_maps:stairs", preprocess=SMALL))
     assert encoder.strides == (4, 8)
     net, batch = encoder.module, noise(2, 32, 64)
@@ -123,7 +120,7 @@ def test_a_factory_is_read_by_hooks_on_its_submodules() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit3", "torchvision:resnet18"])
-def test_maps_can_be_trained_and_built_again(name: str, loaded: dict[str, Any]) -> None:
+def test_maps_can_be_trained_and_built_again(name, loaded):
     encoder = once(loaded, name, **PYRAMIDS.get(name, {}))
     size, batch = (96, 128), noise(2, 96, 128)
     module = encoder.map_module(size)
@@ -146,7 +143,7 @@ def test_maps_can_be_trained_and_built_again(name: str, loaded: dict[str, Any]) 
             torch.testing.assert_close(a, b)
 
 
-def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(loaded: dict[str, Any]) -> None:
+def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(loaded):
     encoder = once(loaded, "timm:test_resnet")
     with pytest.raises(SourceError, match=r"100x130 pixels \(height x width\) are no multiple.*32; use 96x128"):
         encoder.on_canvas((100, 130))
@@ -155,7 +152,7 @@ def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(loaded: dict
         blind.maps(noise(1, 64, 64))
 
 
-def test_maps_of_an_onnx_file(tmp_path: Path) -> None:
+def test_maps_of_an_onnx_file(tmp_path):
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -185,7 +182,7 @@ def test_maps_of_an_onnx_file(tmp_path: Path) -> None:
         encoder.map_module()
 
 
-def test_an_onnx_file_without_maps_or_of_a_fixed_size_says_so(tmp_path: Path) -> None:
+def test_an_onnx_file_without_maps_or_of_a_fixed_size_says_so(tmp_path):
     onnx_file(tmp_path / "fixed.onnx")
     encoder = load(spec("onnx:fixed.onnx", weights=None, base=str(tmp_path)))
     with pytest.raises(SourceError, match="export it with a free height and width"):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -35,10 +33,8 @@ def test_features_are_the_pooled_first_output(tmp_path: Path, batch_size: int | 
         torch.testing.assert_close(encoder.encode(batch[3:4]), wanted[3:4], rtol=1e-4, atol=1e-5)
     named = load(model(tmp_path / "n.onnx", layer="pooled"))
     torch.testing.assert_close(named.encode(batch), expected.mean((2, 3)), rtol=1e-4, atol=1e-5)
-    assert named.num_features == 5
-    assert named.num_parameters == 5 * 27 + 5
-    assert named.preprocess.input_size == (3, 16, 16)
-    assert named.module is None
+    assert (named.num_features, named.num_parameters) == (5, 5 * 27 + 5)
+    assert (named.preprocess.input_size, named.module) == ((3, 16, 16), None)
 
 
 def test_tokens(tmp_path: Path) -> None:

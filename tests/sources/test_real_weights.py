@@ -1,7 +1,5 @@
 """Real weights, real images: the one check that a loading mistake cannot survive."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -46,9 +44,7 @@ def accuracy(encoder: Any, photos: tuple[list[Image.Image], np.ndarray]) -> floa
     return float(scores.mean())
 
 
-def test_imagenet_weights_see_more_than_the_same_network_untrained(
-    photos: tuple[list[Image.Image], np.ndarray],
-) -> None:
+def test_imagenet_weights_see_more_than_the_same_network_untrained(photos):
     (trained,) = (m for m in load_zoo().models if m.name == "efficientnet-lite0")
     trained = trained.model_copy(
         update={"preprocess": trained.preprocess.model_copy(update={"input_size": (3, 160, 160)})}
@@ -61,7 +57,7 @@ def test_imagenet_weights_see_more_than_the_same_network_untrained(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet-lite1", "efficientnet-lite2"])
-def test_the_larger_ones_too(name: str, photos: tuple[list[Image.Image], np.ndarray]) -> None:
+def test_the_larger_ones_too(name, photos):
     (trained,) = (m for m in load_zoo().models if m.name == name)
     untrained = trained.model_copy(update={"weights": "none"})
     assert accuracy(load(trained), photos) > accuracy(load(untrained), photos) + 0.10

@@ -1,7 +1,5 @@
 """Every model of the shipped zoo, built without its weights, one process after another."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Text models from a hub that is reachable: a server on this machine that holds whole repositories."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

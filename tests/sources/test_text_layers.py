@@ -1,7 +1,5 @@
 """Readings of inner layers: what is trained, saved and counted ends at the layer that is read."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

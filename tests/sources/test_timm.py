@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json
@@ -50,9 +48,7 @@ def stored(folder: Path, module: nn.Module, file: str = "w.safetensors", **more:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_mambaout", "test_vit"])
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pth"])
-def test_a_local_checkpoint_gives_timms_own_features_logits_and_preprocessing(
-    tmp_path: Path, name: str, file: str
-) -> None:
+def test_a_local_checkpoint_gives_timms_own_features_logits_and_preprocessing(tmp_path, name, file):
     module = network(name, num_classes=7)  # the width of the head is read from the file
     encoder = load(spec(f"timm:{name}", weights=stored(tmp_path, module, file)))
     batch = images(encoder)
@@ -73,7 +69,7 @@ def test_a_local_checkpoint_gives_timms_own_features_logits_and_preprocessing(
     )
 
 
-def test_a_trained_head_loads_into_plain_timm(tmp_path: Path) -> None:
+def test_a_trained_head_loads_into_plain_timm(tmp_path):
     encoder = load(spec("timm:test_resnet", weights=stored(tmp_path, network("test_resnet"))))
     headed = encoder.with_head(3)
     plain = timm.create_model("test_resnet", num_classes=3).eval()
@@ -83,7 +79,7 @@ def test_a_trained_head_loads_into_plain_timm(tmp_path: Path) -> None:
         torch.testing.assert_close(plain(batch), headed(batch))
 
 
-def test_weights_by_position_have_other_names_in_the_same_order(tmp_path: Path) -> None:
+def test_weights_by_position_have_other_names_in_the_same_order(tmp_path):
     module = network("test_efficientnet")
     state = module.state_dict()
     renamed = {f"tensor{i:04d}": value for i, value in enumerate(state.values())}
@@ -104,7 +100,7 @@ def test_weights_by_position_have_other_names_in_the_same_order(tmp_path: Path) 
         load(spec("timm:test_efficientnet", weights=weights))
 
 
-def test_checkpoints_are_unwrapped_and_heads_may_be_missing(tmp_path: Path) -> None:
+def test_checkpoints_are_unwrapped_and_heads_may_be_missing(tmp_path):
     module = network("test_resnet")
     state = {f"module.{k}": v for k, v in module.state_dict().items() if not k.startswith("fc.")}
     torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth")
@@ -129,13 +125,13 @@ def test_checkpoints_are_unwrapped_and_heads_may_be_missing(tmp_path: Path) -> N
          r"do not fit the network: \d+ missing \(conv1\.0\.weight.*unexpected .*Check the architecture"),
     ],
 )  # fmt: skip
-def test_damaged_and_dangerous_files_are_refused(tmp_path: Path, file: str, make: Any, message: str) -> None:
+def test_damaged_and_dangerous_files_are_refused(tmp_path, file, make, message):
     make(tmp_path / file)
     with pytest.raises(SourceError, match=message):
         load(spec("timm:test_resnet", weights={"file": file, "base": str(tmp_path)}))
 
 
-def test_a_projection_into_a_text_space_is_no_source_head(tmp_path: Path) -> None:
+def test_a_projection_into_a_text_space_is_no_source_head(tmp_path):
     module = network("test_vit")
     nn.init.zeros_(module.head.bias)
     assert load(spec("timm:test_vit", weights=stored(tmp_path, module))).source_head is None
@@ -144,17 +140,17 @@ def test_a_projection_into_a_text_space_is_no_source_head(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "key", ["checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "features_only", "__class__"]
 )
-def test_settings_that_would_fetch_or_run_something_are_refused(key: str) -> None:
+def test_settings_that_would_fetch_or_run_something_are_refused(key):
     with pytest.raises(SourceError, match=rf"kwargs\.{key} is not passed on; say with 'weights' where"):
         registry.get("timm").identify(spec("timm:test_resnet", kwargs={key: "/tmp/x"}))
 
 
-def test_settings_that_the_network_does_not_know() -> None:
+def test_settings_that_the_network_does_not_know():
     with pytest.raises(SourceError, match=r"timm cannot build 'test_resnet': TypeError: .*'no_such_setting'"):
         load(spec("timm:test_resnet", kwargs={"no_such_setting": 1}))
 
 
-def test_unknown_models_and_tags() -> None:
+def test_unknown_models_and_tags():
     identify = registry.get("timm").identify
     with pytest.raises(SourceError, match=r"timm \S+ has no model 'resnet5O'; did you mean 'resnet50'"):
         identify(ModelSpec(source="timm:resnet5O"))
@@ -168,11 +164,8 @@ def test_unknown_models_and_tags() -> None:
         load(spec("timm:resnet5O"))
 
 
-# ---------------------------------------------------------------------------- layers and pooling
-
-
 @pytest.mark.parametrize(("pooling", "reduce"), [("avg", torch.mean), ("max", torch.amax), (None, torch.mean)])
-def test_a_layer_of_a_convolutional_network(tmp_path: Path, pooling: str | None, reduce: Any) -> None:
+def test_a_layer_of_a_convolutional_network(tmp_path, pooling, reduce):
     module = network("test_resnet")
     weights = stored(tmp_path, module)
     encoder = load(spec("timm:test_resnet", weights=weights, layer="layer2.0", pooling=pooling))
@@ -188,7 +181,7 @@ def test_a_layer_of_a_convolutional_network(tmp_path: Path, pooling: str | None,
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "cls", None])
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2"])  # test_vit2 has register tokens beside the class token
-def test_a_layer_of_a_transformer(name: str, pooling: str | None) -> None:
+def test_a_layer_of_a_transformer(name, pooling):
     encoder = load(spec(f"timm:{name}", layer="blocks.1", pooling=pooling))
     module, batch = encoder.module, images(encoder)
     with torch.no_grad():
@@ -200,7 +193,7 @@ def test_a_layer_of_a_transformer(name: str, pooling: str | None) -> None:
         torch.testing.assert_close(encoder.encode(batch), expected)
 
 
-def test_pooling_of_the_last_layer(tmp_path: Path) -> None:
+def test_pooling_of_the_last_layer(tmp_path):
     encoder = load(spec("timm:test_vit", pooling="max"))
     module, batch = encoder.module, images(encoder)
     with torch.no_grad():
@@ -215,23 +208,20 @@ def test_pooling_of_the_last_layer(tmp_path: Path) -> None:
 SWIN = {"kwargs": {"embed_dim": 24, "num_heads": [1, 2, 3, 4], "depths": [2, 2, 2, 2]}}
 
 
-def test_maps_with_the_channels_last_are_told_apart() -> None:
+def test_maps_with_the_channels_last_are_told_apart():
     encoder = load(spec("timm:swin_tiny_patch4_window7_224", layer="layers.1.blocks.0", **SWIN))
     assert encoder.num_features == 48
     assert [(s, m.shape) for s, m in encoder.maps(images(encoder, 1))] == [(8, (1, 48, 28, 28))]
     assert encoder.blocks[:3] == ("layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0")
 
 
-# ---------------------------------------------------------------------------- sizes
-
-
-def test_another_size_without_asking_the_network() -> None:
+def test_another_size_without_asking_the_network():
     encoder = load(spec("timm:test_resnet"))
     assert encoder.recipe(3, (64, 96)) == encoder.recipe(3)
     assert encoder.with_head(3, (64, 96))(torch.zeros(2, 3, 64, 96)).shape == (2, 3)
 
 
-def test_a_transformer_of_a_fixed_size_is_resampled(tmp_path: Path) -> None:
+def test_a_transformer_of_a_fixed_size_is_resampled(tmp_path):
     module = network("test_vit3")
     encoder = load(spec("timm:test_vit3", weights=stored(tmp_path, module)))
     headed, recipe = encoder.with_head(3, (96, 96)), encoder.recipe(3, (96, 96))
@@ -248,14 +238,14 @@ def test_a_transformer_of_a_fixed_size_is_resampled(tmp_path: Path) -> None:
     assert native.shape == (1, 1000)
 
 
-def test_windows_that_do_not_fit_leave_the_windows_alone() -> None:
+def test_windows_that_do_not_fit_leave_the_windows_alone():
     encoder = load(spec("timm:swin_tiny_patch4_window7_224", **SWIN))
     recipe = encoder.recipe(3, (128, 128))
     assert recipe["kwargs"] == {**SWIN["kwargs"], "strict_img_size": False}
     registry.get("timm").build(recipe).load_state_dict(encoder.with_head(3, (128, 128)).state_dict())
 
 
-def test_sizes_that_a_network_cannot_take() -> None:
+def test_sizes_that_a_network_cannot_take():
     if not timm.is_model("test_coatnet"):
         pytest.skip("this timm has no test_coatnet")
     encoder = load(spec("timm:test_coatnet"))
@@ -265,15 +255,12 @@ def test_sizes_that_a_network_cannot_take() -> None:
         load(spec("timm:test_maxvit", preprocess={"input_size": [3, 16, 16]}))
 
 
-def test_the_zoo_may_ask_for_another_size_of_a_fixed_network() -> None:
+def test_the_zoo_may_ask_for_another_size_of_a_fixed_network():
     asked = [{"preprocess": {"input_size": [3, 96, 96]}}, {"kwargs": {"img_size": 96}}]
     for settings in asked:
         encoder = load(spec("timm:test_vit3", **settings))
         assert encoder.preprocess.input_size == (3, 96, 96)
         assert encoder.encode(images(encoder)).shape == (3, 96)
-
-
-# ---------------------------------------------------------------------------- blocks
 
 
 @pytest.mark.parametrize(
@@ -291,7 +278,7 @@ def test_the_zoo_may_ask_for_another_size_of_a_fixed_network() -> None:
         ("test_vit", "blocks.0", "blocks.5", 6),
     ],
 )
-def test_blocks_by_name_without_building_the_weights(name: str, first: str, last: str, count: int) -> None:
+def test_blocks_by_name_without_building_the_weights(name, first, last, count):
     from selector.sources._blocks import in_forward_order
     from selector.sources.timm import TimmNetwork
 
@@ -342,7 +329,7 @@ def published(folder: Path, module: nn.Module) -> bytes:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_cached_hub_weights_load_without_the_network(home: Path, links: bool) -> None:
+def test_cached_hub_weights_load_without_the_network(home, links):
     module = network("test_resnet")
     content = published(home, module)
     cached(home, f"timm/{MODEL}", {"model.safetensors": content}, links)
@@ -356,12 +343,11 @@ def test_cached_hub_weights_load_without_the_network(home: Path, links: bool) ->
         torch.testing.assert_close(
             encoder.encode(batch), module.forward_head(module.forward_features(batch), pre_logits=True)
         )
-    assert encoder.source_head[0].shape[0] == 1000
-    assert encoder.identity == identity
+    assert (encoder.source_head[0].shape[0], encoder.identity) == (1000, identity)
     assert "file" not in encoder.module.pretrained_cfg
 
 
-def test_older_weights_are_read_without_running_code(home: Path) -> None:
+def test_older_weights_are_read_without_running_code(home):
     module = network("test_resnet")
     torch.save(module.state_dict(), home / "w.bin")
     cached(home, f"timm/{MODEL}", {"pytorch_model.bin": (home / "w.bin").read_bytes()})
@@ -370,7 +356,7 @@ def test_older_weights_are_read_without_running_code(home: Path) -> None:
     assert "state_dict" not in encoder.module.pretrained_cfg
 
 
-def test_weights_whose_original_was_in_another_librarys_format(home: Path) -> None:
+def test_weights_whose_original_was_in_another_librarys_format(home):
     name = "vit_tiny_patch16_224.augreg_in21k"
     assert timm.get_pretrained_cfg(name).custom_load
     module = network(name, num_classes=21843)
@@ -384,7 +370,7 @@ def test_weights_whose_original_was_in_another_librarys_format(home: Path) -> No
     assert encoder.source_head[0].shape == (21843, 192)
 
 
-def test_a_model_that_someone_pushed_to_the_hub(home: Path) -> None:
+def test_a_model_that_someone_pushed_to_the_hub(home):
     module = network("test_vit", num_classes=4, img_size=96)
     config = {
         "architecture": "test_vit",
@@ -395,8 +381,7 @@ def test_a_model_that_someone_pushed_to_the_hub(home: Path) -> None:
     files = {"model.safetensors": published(home, module), "config.json": json.dumps(config).encode()}
     cached(home, "org/mine", files)
     encoder = load(ModelSpec(source="timm:hf-hub:org/mine"))
-    assert encoder.preprocess.mean == (0.1, 0.2, 0.3)
-    assert encoder.preprocess.input_size == (3, 96, 96)
+    assert (encoder.preprocess.mean, encoder.preprocess.input_size) == ((0.1, 0.2, 0.3), (3, 96, 96))
     assert encoder.source_head[0].shape == (4, 64)
     batch = images(encoder)
     with torch.no_grad():
@@ -412,7 +397,7 @@ def test_a_model_that_someone_pushed_to_the_hub(home: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["pretrained", "checkpoint_path", "pretrained_cfg_overlay", "features_only"])
-def test_a_pushed_model_cannot_make_timm_fetch_or_load_something_else(home: Path, key: str) -> None:
+def test_a_pushed_model_cannot_make_timm_fetch_or_load_something_else(home, key):
     config = {"architecture": "test_vit", "model_args": {key: True}}
     cached(home, "org/evil", {"model.safetensors": b"x", "config.json": json.dumps(config).encode()})
     with pytest.raises(SourceError, match=rf"kwargs\.{key} is not passed on"):
@@ -429,13 +414,13 @@ def test_a_pushed_model_cannot_make_timm_fetch_or_load_something_else(home: Path
         ({"model": "hf-hub:org/resnet18"}, r"expected the plain name of an architecture"),
     ],
 )
-def test_a_recipe_cannot_make_timm_fetch_or_load_weights(change: dict[str, Any], said: str) -> None:
+def test_a_recipe_cannot_make_timm_fetch_or_load_weights(change, said):
     recipe = {"model": "resnet18", "kwargs": {}, "head": "native", "outputs": 2, "features": 512}
     with pytest.raises(SourceError, match=said):
         registry.get("timm").build(recipe | change)
 
 
-def test_a_recipes_configuration_says_nothing_of_where_weights_come_from() -> None:
+def test_a_recipes_configuration_says_nothing_of_where_weights_come_from():
     config = {"file": "elsewhere.bin", "hf_hub_id": "org/evil", "mean": [0.1, 0.2, 0.3]}
     recipe = {"model": "test_vit", "kwargs": {}, "config": config, "head": "native", "outputs": 2, "features": 64}
     built: Any = registry.get("timm").build(recipe)
@@ -444,7 +429,7 @@ def test_a_recipes_configuration_says_nothing_of_where_weights_come_from() -> No
     assert not built.pretrained_cfg.get("hf_hub_id")
 
 
-def test_a_hub_repository_of_another_library(home: Path) -> None:
+def test_a_hub_repository_of_another_library(home):
     cached(home, "org/bert", {"config.json": b'{"architectures": ["Bert"]}', "model.safetensors": b"x"})
     with pytest.raises(SourceError, match=r"config\.json: not the configuration of a timm model \(no 'architecture'\)"):
         load(ModelSpec(source="timm:hf-hub:org/bert"))
@@ -452,7 +437,7 @@ def test_a_hub_repository_of_another_library(home: Path) -> None:
         load(ModelSpec(source="timm:hf-hub:a/b/c"))
 
 
-def test_missing_weights_offline_say_what_to_do(home: Path) -> None:
+def test_missing_weights_offline_say_what_to_do(home):
     for act in (registry.get("timm").identify, load):
         with pytest.raises(WeightsMissing) as error:
             act(ModelSpec(name="mine", source=f"timm:{MODEL}"))
@@ -513,7 +498,7 @@ print(json.dumps([before, after, encoder.identity, fc, missing]))
 """
 
 
-def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_path: Path, known_names: None) -> None:
+def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_path, known_names):
     module = network("test_resnet")
     Hub.content = published(tmp_path, module)
     Hub.log.clear()
@@ -541,7 +526,7 @@ def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_p
     assert "the hub has no public repository org/nowhere; check the name, or run: hf auth login" in missing
 
 
-def test_a_hub_that_does_not_answer(tmp_path: Path) -> None:
+def test_a_hub_that_does_not_answer(tmp_path):
     code = """
 from selector.core.errors import WeightsMissing
 from selector.sources import registry
@@ -558,7 +543,7 @@ except WeightsMissing as error:
     assert "check the connection and HF_ENDPOINT, or use the models tagged 'offline'" in done.stdout
 
 
-def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     from selector.sources import _weights
 
     file = tmp_path / "w.pth"
@@ -576,7 +561,7 @@ def test_a_file_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyt
     assert registry.get("timm").identify(model)["weights"] != first
 
 
-def test_licenses_are_those_that_timm_states() -> None:
+def test_licenses_are_those_that_timm_states():
     source = registry.get("timm")
     stated = {
         "convnextv2_atto.fcmae_ft_in1k": "cc-by-nc-4.0",
@@ -597,7 +582,7 @@ def test_licenses_are_those_that_timm_states() -> None:
         (torch.float8_e4m3fn, "is float8_e4m3fn, as quantized weights are"),
     ],
 )
-def test_weights_of_another_type_are_not_cast_without_a_word(tmp_path: Path, dtype: torch.dtype, said: str) -> None:
+def test_weights_of_another_type_are_not_cast_without_a_word(tmp_path, dtype, said):
     state = network("test_resnet").state_dict()
     state["conv1.weight" if "conv1.weight" in state else next(iter(state))] = next(iter(state.values())).to(dtype)
     torch.save(state, tmp_path / "w.pth")
@@ -607,13 +592,13 @@ def test_weights_of_another_type_are_not_cast_without_a_word(tmp_path: Path, dty
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_in_another_floating_point_type_load(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_weights_in_another_floating_point_type_load(tmp_path, dtype):
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network("test_resnet").state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
     assert load(ModelSpec(source="timm:test_resnet", weights=WeightsFile(file="w.pth", base=str(tmp_path))))
 
 
-def test_quantized_weights_of_the_hub_are_refused(home: Path) -> None:
+def test_quantized_weights_of_the_hub_are_refused(home):
     state = {k: v.to(torch.int8) if v.ndim == 4 else v for k, v in network("test_vit").state_dict().items()}
     save_file(state, home / "w.safetensors")
     files = {"config.json": b'{"architecture": "test_vit"}', "model.safetensors": (home / "w.safetensors").read_bytes()}
@@ -627,7 +612,7 @@ def test_quantized_weights_of_the_hub_are_refused(home: Path) -> None:
     [{"a": "hf-hub:org/x"}, {"a": ["x.pth"]}, {"a": {"b": "https://example.org/x"}}, {"a": {"org/x": 1}}, {"a": "/x"}],
 )
 @pytest.mark.parametrize("source", ["timm:test_vit", "torchvision:resnet18"])
-def test_settings_name_nothing_elsewhere(kwargs: dict[str, Any], source: str) -> None:
+def test_settings_name_nothing_elsewhere(kwargs, source):
     name, _, model = source.partition(":")
     with pytest.raises(SourceError, match="name no file, no address and no repository"):
         registry.get(name).load(ModelSpec(source=source, weights="none", kwargs=kwargs))

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ def stored(folder: Path, name: str, seed: int = 3, **kwargs: Any) -> tuple[torch
 @pytest.mark.parametrize(
     ("name", "node"), [("resnet18", "flatten"), ("mnasnet0_5", "mean"), ("mobilenet_v3_small", "classifier.2")]
 )
-def test_features_are_what_feeds_the_last_linear_layer(tmp_path: Path, name: str, node: str) -> None:
+def test_features_are_what_feeds_the_last_linear_layer(tmp_path, name, node):
     module, weights = stored(tmp_path, name, num_classes=5)
     encoder = load(spec(f"torchvision:{name}", weights=weights, **SMALL))
     batch = images(encoder)
@@ -46,9 +44,7 @@ def test_features_are_what_feeds_the_last_linear_layer(tmp_path: Path, name: str
         torch.testing.assert_close(plain(batch), headed(batch))
 
 
-def test_weights_of_torchvision_are_found_where_torch_keeps_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_of_torchvision_are_found_where_torch_keeps_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     model = ModelSpec(name="tv", source="torchvision:shufflenet_v2_x0_5")
     with pytest.raises(
@@ -72,7 +68,7 @@ def test_weights_of_torchvision_are_found_where_torch_keeps_them(
     torch.testing.assert_close(encoder.module.conv1[0].weight, module.conv1[0].weight)
 
 
-def test_preprocessing_is_that_of_the_weights() -> None:
+def test_preprocessing_is_that_of_the_weights():
     encoder = load(spec("torchvision:efficientnet_b0.IMAGENET1K_V1"))
     transform = models.EfficientNet_B0_Weights.IMAGENET1K_V1.transforms()
     preprocess = encoder.preprocess
@@ -83,7 +79,7 @@ def test_preprocessing_is_that_of_the_weights() -> None:
     assert int(preprocess.input_size[1] / preprocess.crop_pct) == transform.resize_size[0]
 
 
-def test_side_heads_of_training_are_left_out(tmp_path: Path) -> None:
+def test_side_heads_of_training_are_left_out(tmp_path):
     module, weights = stored(tmp_path, "googlenet", aux_logits=True, init_weights=False)
     encoder = load(spec("torchvision:googlenet", weights=weights, **SMALL))
     batch = images(encoder)
@@ -94,7 +90,7 @@ def test_side_heads_of_training_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_vision_transformer_at_another_size_and_its_class_token() -> None:
+def test_a_vision_transformer_at_another_size_and_its_class_token():
     encoder = load(spec("torchvision:vit_b_32", layer="encoder.layers.encoder_layer_0", pooling="cls", **SMALL))
     assert encoder.encode(images(encoder, 1)).shape == (1, 768)
     encoder = load(spec("torchvision:vit_b_32", **SMALL))
@@ -111,7 +107,7 @@ def test_a_vision_transformer_at_another_size_and_its_class_token() -> None:
         encoder.with_head(2, (96, 64))
 
 
-def test_names_and_settings_that_are_wrong(tmp_path: Path) -> None:
+def test_names_and_settings_that_are_wrong(tmp_path):
     identify = registry.get("torchvision").identify
     with pytest.raises(SourceError, match=r"torchvision \S+ has no model 'resnet5'; did you mean 'resnet"):
         identify(spec("torchvision:resnet5"))
@@ -134,17 +130,14 @@ def test_names_and_settings_that_are_wrong(tmp_path: Path) -> None:
         ({"model": "maskrcnn_resnet50_fpn"}, "torchvision has no classifier of this name"),
     ],
 )
-def test_a_recipe_cannot_make_torchvision_fetch_weights(change: dict[str, Any], said: str) -> None:
+def test_a_recipe_cannot_make_torchvision_fetch_weights(change, said):
     recipe = {"model": "resnet18", "kwargs": {}, "head": "native", "outputs": 2, "features": 512}
     with pytest.raises(SourceError, match=said):
         registry.get("torchvision").build(recipe | change)
 
 
-# ---------------------------------------------------------------------------- whole segmenters
-
-
 @pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
-def test_a_segmenter_keeps_its_decoder_up_to_the_last_layer(tmp_path: Path, name: str) -> None:
+def test_a_segmenter_keeps_its_decoder_up_to_the_last_layer(tmp_path, name):
     """Its last layer on one map of the encoder is the whole network; training's second head is left out."""
     extra = {} if name.startswith("lraspp") else {"aux_loss": True}
     module, weights = stored(tmp_path, name, num_classes=5, weights_backbone=None, **extra)
@@ -172,13 +165,13 @@ def test_a_segmenter_keeps_its_decoder_up_to_the_last_layer(tmp_path: Path, name
     assert not any("aux" in key for key in trained.state_dict())
 
 
-def test_a_wildcard_means_segmenters_where_it_matches_nothing_else() -> None:
+def test_a_wildcard_means_segmenters_where_it_matches_nothing_else():
     source = registry.get("torchvision")
     assert source.expand("fcn_*") == ["fcn_resnet50.COCO_WITH_VOC_LABELS_V1", "fcn_resnet101.COCO_WITH_VOC_LABELS_V1"]
     assert not any(name.startswith(("fcn", "deeplab", "lraspp")) for name in source.expand("*resnet*"))
 
 
-def test_a_segmenter_reads_pictures_as_its_weights_do() -> None:
+def test_a_segmenter_reads_pictures_as_its_weights_do():
     encoder = load(spec("torchvision:lraspp_mobilenet_v3_large", weights="none"))
     transform = models.segmentation.LRASPP_MobileNet_V3_Large_Weights.DEFAULT.transforms()
     assert encoder.preprocess.input_size == (3, *transform.resize_size * 2)

@@ -1,7 +1,5 @@
 """The ``transformers:`` source on tiny models of every family, against transformers itself."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -47,7 +45,7 @@ def per_layer(encoder: Any, batch: Tokens) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_layer_is_what_transformers_gives(folders: dict[str, Path], family: str) -> None:
+def test_every_layer_is_what_transformers_gives(folders, family):
     from transformers import AutoModel, T5EncoderModel
 
     encoder = load(folders[family])
@@ -72,7 +70,7 @@ def test_every_layer_is_what_transformers_gives(folders: dict[str, Path], family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_text_does_not_depend_on_its_batch(folders: dict[str, Path], family: str) -> None:
+def test_a_text_does_not_depend_on_its_batch(folders, family):
     encoder = load(folders[family])
     with torch.no_grad():
         together = encoder.encode(tokens(encoder))
@@ -84,7 +82,7 @@ def test_a_text_does_not_depend_on_its_batch(folders: dict[str, Path], family: s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(folders: dict[str, Path], family: str) -> None:
+def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(folders, family):
     encoder = load(folders[family])
     headed = encoder.with_head(5)
     batch = tokens(encoder)
@@ -105,7 +103,7 @@ def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(folders: 
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last", "weighted", "max"])
-def test_poolings(folders: dict[str, Path], pooling: str) -> None:
+def test_poolings(folders, pooling):
     encoder = load(folders["bert"], pooling=pooling, layer="last")
     batch = tokens(encoder)
     with torch.no_grad():
@@ -126,7 +124,7 @@ def test_poolings(folders: dict[str, Path], pooling: str) -> None:
         torch.testing.assert_close(found[i], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_sentence_folder_is_read_as_it_was_trained(tmp_path: Path) -> None:
+def test_a_sentence_folder_is_read_as_it_was_trained(tmp_path):
     folder = sentence_model(tmp_path / "sentences")
     encoder = load(folder)
     assert (encoder.path.layer, encoder.path.pooling, encoder.path.specials) == ("last", "cls", True)
@@ -139,7 +137,7 @@ def test_a_sentence_folder_is_read_as_it_was_trained(tmp_path: Path) -> None:
     assert (over_all.path.layer, over_all.path.specials) == ("mean", False)
 
 
-def test_prefix_length_and_windows(folders: dict[str, Path]) -> None:
+def test_prefix_length_and_windows(folders):
     plain = load(folders["bert"])
     prefixed = load(folders["bert"], text={"prompt": "query: "})
     with torch.no_grad():
@@ -163,7 +161,7 @@ def test_prefix_length_and_windows(folders: dict[str, Path]) -> None:
         torch.testing.assert_close(rows[2:], windows.encode(tokens(windows, ["a"])), rtol=1e-4, atol=1e-5)
 
 
-def test_pairs_carry_token_types(folders: dict[str, Path]) -> None:
+def test_pairs_carry_token_types(folders):
     encoder = load(folders["bert"])
     batch = tokens(encoder, [("how is the film", "good"), ("a", "bad plot")])
     assert batch.types[0].tolist() == [0] * 6 + [1] * 2
@@ -173,7 +171,7 @@ def test_pairs_carry_token_types(folders: dict[str, Path]) -> None:
     torch.testing.assert_close(layer[0], states.last_hidden_state[0][[1, 2, 3, 4, 6]].mean(0))
 
 
-def test_a_reading_is_what_loading_it_gives(folders: dict[str, Path]) -> None:
+def test_a_reading_is_what_loading_it_gives(folders):
     encoder = load(folders["gpt2"])
     spec = {"source": f"transformers:{folders['gpt2']}", "layer": "2", "pooling": "last"}
     reading = encoder.variant(ModelSpec.model_validate(spec))
@@ -186,7 +184,7 @@ def test_a_reading_is_what_loading_it_gives(folders: dict[str, Path]) -> None:
         torch.testing.assert_close(second, loaded.encode(batch))
 
 
-def test_identities_follow_what_decides_the_features(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_identities_follow_what_decides_the_features(folders, tmp_path):
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
     base = {"source": f"transformers:{folder}"}
 
@@ -215,7 +213,7 @@ def test_identities_follow_what_decides_the_features(folders: dict[str, Path], t
     assert {"transformers", "tokenizers", "torch"} == json.loads(first)["versions"].keys()
 
 
-def test_identifying_imports_neither_torch_nor_transformers(folders: dict[str, Path]) -> None:
+def test_identifying_imports_neither_torch_nor_transformers(folders):
     code = f"""
 import sys
 from selector import sources, zoo
@@ -225,7 +223,7 @@ assert not {{"torch", "transformers", "tokenizers"}} & set(sys.modules), sorted(
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_fewer_layers_of_the_same_weights(folders: dict[str, Path]) -> None:
+def test_fewer_layers_of_the_same_weights(folders):
     whole, cut = load(folders["bert"]), load(folders["bert"], kwargs={"num_hidden_layers": 2})
     with torch.no_grad():
         for mine, all_of_it in zip(per_layer(cut, tokens(cut)), per_layer(whole, tokens(whole)), strict=False):
@@ -234,7 +232,7 @@ def test_fewer_layers_of_the_same_weights(folders: dict[str, Path]) -> None:
     assert cut.num_parameters < whole.num_parameters
 
 
-def test_an_untrained_control_needs_no_files_but_a_tokenizer(folders: dict[str, Path]) -> None:
+def test_an_untrained_control_needs_no_files_but_a_tokenizer(folders):
     entry = {
         **{"source": "transformers:control", "weights": "none"},
         "kwargs": {"model_type": "bert", "vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2},
@@ -247,9 +245,7 @@ def test_an_untrained_control_needs_no_files_but_a_tokenizer(folders: dict[str, 
     assert first.identity["weights"] == "random:0"
 
 
-def test_the_hub_cache_is_read_without_a_network(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hub_cache_is_read_without_a_network(folders, tmp_path, monkeypatch):
     cache = tmp_path / "models--org--tiny"
     (cache / "refs").mkdir(parents=True)
     (cache / "refs" / "main").write_text("0" * 40)
@@ -295,9 +291,7 @@ def say(folder: Path, **changes: Any) -> None:
         (lambda f: (f / "tokenizer.json").write_text("{"), SourceError, r"the tokenizer in .*model cannot be used"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_model_is_its_own_error(
-    folders: dict[str, Path], tmp_path: Path, change: Any, error: type[Exception], message: str
-) -> None:
+def test_what_is_wrong_with_a_model_is_its_own_error(folders, tmp_path, change, error, message):
     folder = shutil.copytree(folders["bert"], tmp_path / "model")
     change(folder)
     with pytest.raises(error, match=message):
@@ -313,12 +307,12 @@ def test_what_is_wrong_with_a_model_is_its_own_error(
         ({"kwargs": {"trust_remote_code": True}}, r"kwargs.trust_remote_code is not passed on"),
     ],
 )
-def test_settings_that_do_not_fit(folders: dict[str, Path], settings: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit(folders, settings, message):
     with pytest.raises(SourceError, match=message):
         load(folders["bert"], **settings)
 
 
-def test_settings_of_other_models(folders: dict[str, Path]) -> None:
+def test_settings_of_other_models(folders):
     long = load(folders["roberta"], text={"max_length": 128})
     assert long.preprocess.max_length == 128  # 130 positions, 2 not for text
     with pytest.raises(ZooError, match="name the model in full; a wildcard cannot list the hub"):
@@ -327,7 +321,7 @@ def test_settings_of_other_models(folders: dict[str, Path]) -> None:
         registry.get("timm").load(ModelSpec(source="timm:test_resnet", weights="none", pooling="mean"))
 
 
-def test_a_tokenizer_that_belongs_to_another_network(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_tokenizer_that_belongs_to_another_network(folders, tmp_path):
     folder = shutil.copytree(folders["bert"], tmp_path / "bert")
     data = json.loads((folder / "tokenizer.json").read_text())
     data["model"]["vocab"]["beyond"] = 1000
@@ -336,7 +330,7 @@ def test_a_tokenizer_that_belongs_to_another_network(folders: dict[str, Path], t
         load(folder)
 
 
-def test_the_zoo_says_what_a_model_reads(tmp_path: Path) -> None:
+def test_the_zoo_says_what_a_model_reads(tmp_path):
     file = tmp_path / "zoo.yaml"
     file.write_text("models:\n - transformers: org/x\n - timm: resnet18\n - {onnx: a.onnx, modality: text}\n")
     assert [str(m.reads) for m in load_zoo(file).models] == ["text", "image", "text"]
@@ -355,7 +349,7 @@ def test_the_zoo_says_what_a_model_reads(tmp_path: Path) -> None:
         load_zoo(file)
 
 
-def test_extraction_holds_the_weights_once_and_leaves_the_encoder_as_it_is(folders: dict[str, Path]) -> None:
+def test_extraction_holds_the_weights_once_and_leaves_the_encoder_as_it_is(folders):
     from selector.extract.backends.eager import EagerBackend
 
     encoder = load(folders["bert"])
@@ -377,7 +371,7 @@ TABLE = "backbone.embeddings.word_embeddings.weight"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_shared_embedding_gives_the_features_of_a_rounded_one(folders: dict[str, Path], family: str) -> None:
+def test_a_shared_embedding_gives_the_features_of_a_rounded_one(folders, family):
     from selector.extract.backends.eager import EagerBackend
 
     encoder = load(folders[family])
@@ -406,7 +400,7 @@ def test_a_shared_embedding_gives_the_features_of_a_rounded_one(folders: dict[st
         {"attn_implementation": "kernels"},
     ],
 )
-def test_kernels_of_a_repository_are_not_fetched(change: dict[str, Any]) -> None:
+def test_kernels_of_a_repository_are_not_fetched(change):
     recipe = {"config": {"model_type": "bert", **change}}
     with pytest.raises(SourceError, match="which is code from elsewhere and is not run"):
         registry.get("transformers").build({**recipe, "token_types": False, "path": {}, "features": 2, "outputs": 2})
@@ -433,9 +427,7 @@ FOREIGN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 @pytest.mark.parametrize("road", ["zoo", "folder", "saved"])
-def test_only_networks_of_the_list_are_built(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, road: str
-) -> None:
+def test_only_networks_of_the_list_are_built(folders, tmp_path, monkeypatch, kind, road):
     def reached(*_: Any, **__: Any) -> Any:
         raise AssertionError("a network from elsewhere was asked for")
 
@@ -457,7 +449,7 @@ def test_only_networks_of_the_list_are_built(
         registry.get("transformers").load(ModelSpec.model_validate(spec))
 
 
-def test_an_adapter_beside_the_weights_leads_nowhere(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_beside_the_weights_leads_nowhere(folders, tmp_path):
     other = tmp_path / "model"
     shutil.copytree(folders["bert"], other)
     (other / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "evil")}))
@@ -465,7 +457,7 @@ def test_an_adapter_beside_the_weights_leads_nowhere(folders: dict[str, Path], t
     assert torch.equal(load(other).encode(batch), load(folders["bert"]).encode(batch))
 
 
-def test_a_tokenizer_reads_the_files_of_its_own_folder_only(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_tokenizer_reads_the_files_of_its_own_folder_only(folders, tmp_path):
     other = tmp_path / "model"
     shutil.copytree(folders["bert"], other)
     (tmp_path / "stolen.json").write_text("{}")
@@ -475,7 +467,7 @@ def test_a_tokenizer_reads_the_files_of_its_own_folder_only(folders: dict[str, P
     assert load(other).preprocess.tokenizer == load(folders["bert"]).preprocess.tokenizer
 
 
-def test_notes_for_people_in_a_configuration_do_no_harm(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_notes_for_people_in_a_configuration_do_no_harm(folders, tmp_path):
     other = tmp_path / "model"
     shutil.copytree(folders["bert"], other)
     config = json.loads((other / "config.json").read_text())

@@ -1,7 +1,5 @@
 """Folders that are written in another way, and limits that a configuration states."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -33,7 +31,7 @@ def features(encoder: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_weights_in_a_pickle_are_read_as_tensors(tmp_path: Path, parts: int) -> None:
+def test_weights_in_a_pickle_are_read_as_tensors(tmp_path, parts):
     folder = text_model(tmp_path / "safe")
     expected = load(folder)
     pickled = shutil.copytree(folder, tmp_path / "pickled")
@@ -62,7 +60,7 @@ class Code:
         return (Path.touch, (self.file,))
 
 
-def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
+def test_code_in_a_pickle_does_not_run(tmp_path):
     folder = text_model(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     torch.save({"embeddings": torch.zeros(2), "more": Code(tmp_path / "ran")}, folder / "pytorch_model.bin")
@@ -81,7 +79,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path) -> None:
         ({"pooling_mode_cls_token": True}, "cls"),
     ],
 )
-def test_poolings_of_sentence_folders(tmp_path: Path, said: dict[str, Any], pooling: str) -> None:
+def test_poolings_of_sentence_folders(tmp_path, said, pooling):
     folder = sentence_model(tmp_path / "sentences")
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 32, **said}))
     path = load(folder).path
@@ -89,9 +87,7 @@ def test_poolings_of_sentence_folders(tmp_path: Path, said: dict[str, Any], pool
 
 
 @pytest.mark.parametrize("said", [{"pooling_mode": ["mean", "max"]}, {"pooling_mode_mean_sqrt_len_tokens": True}])
-def test_a_pooling_that_is_not_known_is_told(
-    tmp_path: Path, said: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_pooling_that_is_not_known_is_told(tmp_path, said, caplog):
     folder = sentence_model(tmp_path / "sentences")
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
     with caplog.at_level(logging.WARNING):
@@ -100,13 +96,13 @@ def test_a_pooling_that_is_not_known_is_told(
     assert "which is not read; its features are those of a plain encoder" in caplog.text
 
 
-def test_the_last_layer_of_a_sentence_folder_is_its_own_reading(tmp_path: Path) -> None:
+def test_the_last_layer_of_a_sentence_folder_is_its_own_reading(tmp_path):
     folder = sentence_model(tmp_path / "sentences")
     assert load(folder, layer="last").path == load(folder).path
     assert load(folder, layer="2").path.specials is False
 
 
-def test_a_sentence_folder_that_lower_cases_its_texts(tmp_path: Path) -> None:
+def test_a_sentence_folder_that_lower_cases_its_texts(tmp_path):
     folder = sentence_model(tmp_path / "sentences")
     data = json.loads((folder / "tokenizer.json").read_text())
     data["normalizer"]["lowercase"] = False
@@ -122,7 +118,7 @@ def test_a_sentence_folder_that_lower_cases_its_texts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["spm.model", "sentencepiece.bpe.model"])
-def test_a_folder_with_sentencepiece_alone_has_a_tokenizer(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_sentencepiece_alone_has_a_tokenizer(tmp_path, name):
     folder = text_model(tmp_path / "model", "deberta", tokenizer=False)
     (folder / name).write_bytes(b"not a sentencepiece model")
     with pytest.raises(SourceError, match=r"the tokenizer in .*model cannot be used|finds no words in its files"):
@@ -133,7 +129,7 @@ def test_a_folder_with_sentencepiece_alone_has_a_tokenizer(tmp_path: Path, name:
     assert json.dumps(registry.get("transformers").identify(spec), sort_keys=True) != first
 
 
-def test_a_tokenizer_that_was_made_from_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_that_was_made_from_nothing_is_refused(tmp_path):
     folder = text_model(tmp_path / "model", tokenizer=False)
     (folder / "spm.model").write_bytes(b"of another family")
     with pytest.raises(
@@ -142,7 +138,7 @@ def test_a_tokenizer_that_was_made_from_nothing_is_refused(tmp_path: Path) -> No
         load(folder)
 
 
-def test_positions_that_are_computed_have_the_limit_that_the_configuration_states(tmp_path: Path) -> None:
+def test_positions_that_are_computed_have_the_limit_that_the_configuration_states(tmp_path):
     folder = text_model(tmp_path / "llama", "llama", max_position_embeddings=48)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 10**30}))
@@ -154,7 +150,7 @@ def test_positions_that_are_computed_have_the_limit_that_the_configuration_state
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_texts_are_cut_where_the_tokenizer_says(tmp_path: Path, side: str) -> None:
+def test_texts_are_cut_where_the_tokenizer_says(tmp_path, side):
     from transformers import AutoTokenizer
 
     folder = text_model(tmp_path / "llama", "llama")
@@ -174,7 +170,7 @@ def test_texts_are_cut_where_the_tokenizer_says(tmp_path: Path, side: str) -> No
     assert (ends.to_dict() == encoder.preprocess.to_dict()) is (side == "right")
 
 
-def test_a_setting_that_the_configuration_does_not_have_is_an_error(tmp_path: Path) -> None:
+def test_a_setting_that_the_configuration_does_not_have_is_an_error(tmp_path):
     folder = text_model(tmp_path / "bert")
     with pytest.raises(
         SourceError, match=r"config.json of a bert has no setting 'num_hiden_layers' \(kwargs of the zoo"
@@ -201,9 +197,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("family", UNUSUAL)
-def test_layers_of_networks_that_give_them_otherwise(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_of_networks_that_give_them_otherwise(family, tmp_path, monkeypatch):
     from transformers import AutoModel
 
     folder = other_family(tmp_path / family, {**UNUSUAL[family], "pad_token_id": 0}, monkeypatch)
@@ -225,16 +219,14 @@ def test_layers_of_networks_that_give_them_otherwise(
     torch.testing.assert_close(mean, torch.stack(layers).mean(0))
 
 
-def test_layers_that_stand_the_other_way_round_are_refused_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_that_stand_the_other_way_round_are_refused_in_words(tmp_path, monkeypatch):
     shape = {"model_type": "xlnet", "d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64}
     folder = other_family(tmp_path / "xlnet", shape, monkeypatch)
     with pytest.raises(SourceError, match=r"the layers of a xlnet give \(\d+, 2, 32\) for \(2, \d+\) tokens; expected"):
         load(folder)
 
 
-def test_texts_of_many_windows_go_through_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_many_windows_go_through_in_pieces(tmp_path, monkeypatch):
     encoder = load(text_model(tmp_path / "bert"), text={"max_length": 12, "long_texts": "window"})
     texts = [" ".join(["the quick brown fox"] * 10), "a film", " ".join(["storm and rain in the city"] * 9)]
     batch = Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
@@ -257,7 +249,7 @@ def test_texts_of_many_windows_go_through_in_pieces(tmp_path: Path, monkeypatch:
     assert len(seen) == 1
 
 
-def test_the_embedding_counts_as_memory_in_bfloat16(tmp_path: Path) -> None:
+def test_the_embedding_counts_as_memory_in_bfloat16(tmp_path):
     from selector.extract.backends.eager import EagerBackend
     from selector.extract.cost import _counted
 
@@ -275,7 +267,7 @@ def test_the_embedding_counts_as_memory_in_bfloat16(tmp_path: Path) -> None:
     assert "weight" not in str([k for k in backend.encoder.module.state_dict() if "word_embeddings" in k])
 
 
-def test_costs_are_those_of_a_usual_text_whatever_the_target(tmp_path: Path) -> None:
+def test_costs_are_those_of_a_usual_text_whatever_the_target(tmp_path):
     from selector.extract.cost import measure_cost
     from selector.extract.encode import open_runner
 

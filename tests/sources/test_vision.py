@@ -3,8 +3,6 @@
 No real pair of towers is small enough to be a test's: ``support.vision_models`` sets the weights of a tiny one by hand.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -41,8 +39,7 @@ def test_the_tower_gives_what_clip_pools_at_any_size(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(encoder.encode(batch), own.vision_model(batch).pooler_output)
         assert encoder.with_head(5, (32, 32))(torch.cat([batch] * 4, 2).reshape(3, 3, 32, 32)).shape == (3, 5)
-    assert encoder.blocks == ("encoder.layers.0",)
-    assert encoder.strides == (8,)
+    assert (encoder.blocks, encoder.strides) == (("encoder.layers.0",), (8,))
 
 
 def test_a_head_on_the_tower_is_built_again_from_its_recipe(tmp_path: Path) -> None:

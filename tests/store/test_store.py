@@ -1,7 +1,5 @@
 """The store against a plain dictionary, and against everything that may happen to it."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
@@ -50,20 +48,15 @@ def chunk_files(store: FeatureStore) -> list[Path]:
     return sorted(Path(store.root).rglob("0*.safetensors"))
 
 
-# ---------------------------------------------------------------------------- rows
-
-
-def test_rows_come_back_in_any_order(store: FeatureStore) -> None:
+def test_rows_come_back_in_any_order(store):
     entry = store.entry(IDENTITY)
     fill(entry, range(35))
     order = [30, 2, 17, 2, 34, 0]
     assert np.array_equal(entry.rows(hashes(order)), features(order))
-    assert entry.stored == 35
-    assert entry.num_features == WIDTH
-    assert entry.rows([]).shape == (0, WIDTH)
+    assert (entry.stored, entry.num_features, entry.rows([]).shape) == (35, WIDTH, (0, WIDTH))
 
 
-def test_missing_are_positions_and_a_repeated_hash_counts_once(store: FeatureStore) -> None:
+def test_missing_are_positions_and_a_repeated_hash_counts_once(store):
     entry = store.entry(IDENTITY)
     fill(entry, range(5))
     assert entry.missing(hashes([9, 0, 8, 9, 4, 8])).tolist() == [0, 2]
@@ -72,7 +65,7 @@ def test_missing_are_positions_and_a_repeated_hash_counts_once(store: FeatureSto
     assert caught.value.indices.tolist() == [0, 2]
 
 
-def test_the_stored_order_is_mapped_without_a_copy(store: FeatureStore) -> None:
+def test_the_stored_order_is_mapped_without_a_copy(store):
     entry = store.entry(IDENTITY)
     fill(entry, range(40))
     shuffled = np.random.default_rng(0).permutation(40).tolist()
@@ -85,7 +78,7 @@ def test_the_stored_order_is_mapped_without_a_copy(store: FeatureStore) -> None:
     assert np.array_equal(again, features(shuffled))
 
 
-def test_rows_in_few_chunks_are_written_once(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_few_chunks_are_written_once(store, monkeypatch):
     monkeypatch.setattr(entries, "FEW_CHUNKS", 4)
     entry = store.entry(IDENTITY)
     fill(entry, range(40))
@@ -102,7 +95,7 @@ def test_rows_in_few_chunks_are_written_once(store: FeatureStore, monkeypatch: p
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not list the maps of a process")
-def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store: FeatureStore) -> None:
+def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store):
     def mapped() -> int:
         return Path("/proc/self/maps").read_text(encoding="utf-8").count(".safetensors")
 
@@ -118,14 +111,14 @@ def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store: FeatureStor
     assert np.array_equal(entry.rows(hashes(range(3000))), features(range(3000)))
 
 
-def test_merging_keeps_rows_that_were_not_asked_for(store: FeatureStore) -> None:
+def test_merging_keeps_rows_that_were_not_asked_for(store):
     entry = store.entry(IDENTITY)
     fill(entry, range(40))
     entry.rows(hashes([39, 5, 12]))
     assert np.array_equal(entry.rows(hashes(range(40))), features(range(40)))
 
 
-def test_of_rows_stored_twice_the_first_is_used_always(store: FeatureStore) -> None:
+def test_of_rows_stored_twice_the_first_is_used_always(store):
     entry = store.entry(IDENTITY)
     fill(entry, range(20))
     entry.append(hashes(range(15)), features(range(15)) + 1)  # as another backend's noise would be
@@ -137,7 +130,7 @@ def test_of_rows_stored_twice_the_first_is_used_always(store: FeatureStore) -> N
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 30), min_size=1, max_size=12)), max_size=12))
-def test_an_entry_is_a_dictionary(steps: list[tuple[bool, list[int]]]) -> None:
+def test_an_entry_is_a_dictionary(steps):
     with tempfile.TemporaryDirectory() as folder:
         entry = FeatureStore(folder).entry(IDENTITY)
         known: set[int] = set()
@@ -154,7 +147,7 @@ def test_an_entry_is_a_dictionary(steps: list[tuple[bool, list[int]]]) -> None:
         assert entry.stored == len(known)
 
 
-def test_hashes_that_share_half_or_are_plain_names(store: FeatureStore) -> None:
+def test_hashes_that_share_half_or_are_plain_names(store):
     entry = store.entry(IDENTITY)
     names = ["0" * 16 + "1" * 16, "0" * 16 + "2" * 16, "0" * 16 + "3" * 16, "a text", "g" * 32]
     entry.append(names[1:], features(range(1, 5)))
@@ -162,7 +155,7 @@ def test_hashes_that_share_half_or_are_plain_names(store: FeatureStore) -> None:
     assert np.array_equal(entry.rows(names[:0:-1]), features([4, 3, 2, 1]))
 
 
-def test_another_process_sees_rows_at_once(store: FeatureStore) -> None:
+def test_another_process_sees_rows_at_once(store):
     mine, theirs = store.entry(IDENTITY), FeatureStore(store.root).entry(IDENTITY)
     fill(mine, range(10))
     assert not len(theirs.missing(hashes(range(10))))
@@ -171,7 +164,7 @@ def test_another_process_sees_rows_at_once(store: FeatureStore) -> None:
     assert np.array_equal(theirs.rows(hashes(range(20))), features(range(20)))  # and read there
 
 
-def test_wrong_shapes_are_refused_and_nothing_is_written(store: FeatureStore) -> None:
+def test_wrong_shapes_are_refused_and_nothing_is_written(store):
     entry = store.entry(IDENTITY)
     fill(entry, range(3))
     with pytest.raises(SourceError, match=r"takes rows of shape \(2, 8\), one a hash. Got \(2, 9\)"):
@@ -182,7 +175,7 @@ def test_wrong_shapes_are_refused_and_nothing_is_written(store: FeatureStore) ->
     assert len(chunk_files(store)) == 1
 
 
-def test_source_head(store: FeatureStore) -> None:
+def test_source_head(store):
     entry = store.entry(IDENTITY)
     assert entry.head() is None
     weight, bias = np.arange(24, dtype=np.float32).reshape(3, 8), np.ones(3, np.float32)
@@ -193,10 +186,7 @@ def test_source_head(store: FeatureStore) -> None:
     assert np.array_equal(kept[1], bias)
 
 
-# ---------------------------------------------------------------------------- identities and results
-
-
-def test_the_key_is_the_meaning_of_the_identity(store: FeatureStore) -> None:
+def test_the_key_is_the_meaning_of_the_identity(store):
     turned = dict(reversed(list(IDENTITY.items())))
     assert store.entry(turned).key == store.entry(IDENTITY).key
     assert store.entry({**IDENTITY, "precision": "bfloat16"}).key != store.entry(IDENTITY).key
@@ -205,7 +195,7 @@ def test_the_key_is_the_meaning_of_the_identity(store: FeatureStore) -> None:
         store.entry({"weights": object()})
 
 
-def test_resolve_finds_what_was_remembered(store: FeatureStore) -> None:
+def test_resolve_finds_what_was_remembered(store):
     spec = {"source": "timm:x", "device": "cpu"}
     assert store.resolve(spec) is None
     entry = store.remember(spec, IDENTITY, {"num_features": WIDTH, "backend": "eager", "blocks": ["stem", "head"]})
@@ -218,7 +208,7 @@ def test_resolve_finds_what_was_remembered(store: FeatureStore) -> None:
     assert not len(found.missing(hashes(range(4))))
 
 
-def test_an_entry_whose_meta_is_lost_is_known_from_its_alias(store: FeatureStore) -> None:
+def test_an_entry_whose_meta_is_lost_is_known_from_its_alias(store):
     entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})
     (Path(store.root) / "entries" / entry.key / "meta.json").unlink()
     found = FeatureStore(store.root).resolve({"s": 1})
@@ -226,7 +216,7 @@ def test_an_entry_whose_meta_is_lost_is_known_from_its_alias(store: FeatureStore
     assert found.num_features == WIDTH
 
 
-def test_results(store: FeatureStore) -> None:
+def test_results(store):
     assert store.get("score", {"a": 1}) is None
     store.put("score", {"a": 1, "b": [1, 2]}, {"value": 0.1 + 0.2, "low": None, "blocks": np.arange(3)})
     assert FeatureStore(store.root).get("score", {"b": (1, 2), "a": 1}) == {
@@ -241,19 +231,19 @@ def test_results(store: FeatureStore) -> None:
         store.put("../x", {}, {})
 
 
-def test_infinite_values_survive(store: FeatureStore) -> None:
+def test_infinite_values_survive(store):
     store.put("score", {"a": 1}, {"value": float("-inf")})
     assert store.get("score", {"a": 1}) == {"value": float("-inf")}
 
 
-def test_bad_images(store: FeatureStore) -> None:
+def test_bad_images(store):
     assert store.bad_images() == {}
     store.add_bad_images({"aa": "is truncated"})
     store.add_bad_images({"aa": "is truncated", "bb": "is empty (0 bytes)"})
     assert FeatureStore(store.root).bad_images() == {"aa": "is truncated", "bb": "is empty (0 bytes)"}
 
 
-def test_nothing_of_the_store_imports_torch(tmp_path: Path) -> None:
+def test_nothing_of_the_store_imports_torch(tmp_path):
     code = (
         "import sys; from selector.store import FeatureStore; import numpy as np\n"
         "s = FeatureStore(sys.argv[1]); e = s.remember({'a': 1}, {'b': 2}, {}); e.append(['x'], np.ones((1, 3)))\n"
@@ -265,10 +255,7 @@ def test_nothing_of_the_store_imports_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-# ---------------------------------------------------------------------------- where it lies
-
-
-def test_the_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_place(tmp_path, monkeypatch):
     monkeypatch.setenv("SELECTOR_STORE", str(tmp_path / "here"))
     assert default_store() == str(tmp_path / "here")
     assert default_store_path() == tmp_path / "here"
@@ -280,7 +267,7 @@ def test_the_default_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert tmp_path / "cache" / "remote" in default_store_path().parents
 
 
-def test_a_file_or_an_unknown_protocol_is_no_store(tmp_path: Path) -> None:
+def test_a_file_or_an_unknown_protocol_is_no_store(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="is a file; give a folder with --store"):
         FeatureStore(tmp_path / "file")
@@ -288,13 +275,10 @@ def test_a_file_or_an_unknown_protocol_is_no_store(tmp_path: Path) -> None:
         FeatureStore("nope://x")
 
 
-def test_opening_and_reading_writes_nothing(tmp_path: Path) -> None:
+def test_opening_and_reading_writes_nothing(tmp_path):
     store = FeatureStore(tmp_path / "new")
-    assert store.resolve({"a": 1}) is None
-    assert store.get("score", {}) is None
-    assert len(store.entry(IDENTITY).missing(hashes([1]))) == 1
-    assert store.list_entries() == []
-    assert store.size() == 0
+    assert (store.resolve({"a": 1}), store.get("score", {})) == (None, None)
+    assert (len(store.entry(IDENTITY).missing(hashes([1]))), store.list_entries(), store.size()) == (1, [], 0)
     assert not (tmp_path / "new").exists()
 
 
@@ -325,7 +309,7 @@ def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     server.stop()
 
 
-def test_a_store_on_object_storage(remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_on_object_storage(remote, tmp_path, monkeypatch):
     monkeypatch.setenv("SELECTOR_CACHE", str(tmp_path / "here"))
     store = FeatureStore(remote)
     entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})
@@ -341,10 +325,8 @@ def test_a_store_on_object_storage(remote: str, tmp_path: Path, monkeypatch: pyt
     order = list(range(34, -1, -1))
     assert np.array_equal(found.rows(hashes(order)), features(order))
     assert found.head() is not None
-    assert other.get("score", {"a": 1}) == {"value": 1.5}
-    assert other.bad_images() == {"aa": "is truncated"}
-    assert other.verify().damaged == ()
-    assert other.list_entries()[0].rows == 35
+    assert (other.get("score", {"a": 1}), other.bad_images()) == ({"value": 1.5}, {"aa": "is truncated"})
+    assert (other.verify().damaged, other.list_entries()[0].rows) == ((), 35)
     fill(found, range(35, 40))
     assert not len(entry.missing(hashes(range(40))))
     with other.lock("x"):
@@ -353,7 +335,7 @@ def test_a_store_on_object_storage(remote: str, tmp_path: Path, monkeypatch: pyt
     assert FeatureStore(remote).entry(IDENTITY).stored == 0
 
 
-def test_a_damaged_copy_of_a_remote_chunk_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_copy_of_a_remote_chunk_is_fetched_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SELECTOR_CACHE", str(tmp_path))
     url = f"memory://{tmp_path.name}-copy/store"
     fill(FeatureStore(url).entry(IDENTITY), range(10))
@@ -362,9 +344,6 @@ def test_a_damaged_copy_of_a_remote_chunk_is_fetched_again(tmp_path: Path, monke
     flip(copy, -65)
     entry = FeatureStore(url).entry(IDENTITY)
     assert np.array_equal(entry.rows(hashes(range(10))), features(range(10)))
-
-
-# ---------------------------------------------------------------------------- damage
 
 
 def flip(path: Path, position: int) -> None:
@@ -392,9 +371,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_chunk_is_removed_and_its_rows_are_missing(
-    store: FeatureStore, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_chunk_is_removed_and_its_rows_are_missing(store, kind, caplog):
     fill(store.entry(IDENTITY), range(48), chunk=16)
     DAMAGE[kind](chunk_files(store)[1])
     entry = FeatureStore(store.root).entry(IDENTITY)
@@ -412,7 +389,7 @@ def test_a_damaged_chunk_is_removed_and_its_rows_are_missing(
     assert np.array_equal(entry.rows(hashes(range(48))), features(range(48)))
 
 
-def test_every_flipped_bit_of_a_chunk_is_found_or_harmless(tmp_path: Path) -> None:
+def test_every_flipped_bit_of_a_chunk_is_found_or_harmless(tmp_path):
     """Padding between the arrays may change; anything else is noticed."""
     rng = random.Random(0)
     fill(FeatureStore(tmp_path / "s").entry(IDENTITY), range(16), chunk=16)
@@ -431,9 +408,7 @@ def test_every_flipped_bit_of_a_chunk_is_found_or_harmless(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", [lambda p: flip(p, 40), lambda p: truncate(p, 0.5), lambda p: truncate(p, 0)])
-def test_damaged_documents_count_as_absent(
-    store: FeatureStore, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_documents_count_as_absent(store, damage, caplog):
     entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})
     fill(entry, range(3))
     entry.set_head(np.ones((2, WIDTH)), np.zeros(2))
@@ -441,15 +416,14 @@ def test_damaged_documents_count_as_absent(
     for path in [*Path(store.root).rglob("*.json"), *Path(store.root).rglob("head.*")]:
         damage(path)
     again = FeatureStore(store.root)
-    assert again.resolve({"s": 1}) is None
-    assert again.get("score", {"a": 1}) is None
+    assert (again.resolve({"s": 1}), again.get("score", {"a": 1})) == (None, None)
     assert again.entry(IDENTITY).head() is None
     assert np.array_equal(again.entry(IDENTITY).rows(hashes(range(3))), features(range(3)))
     assert "is damaged" in caplog.text
     assert again.remember({"s": 1}, IDENTITY, {"num_features": WIDTH}).num_features == WIDTH
 
 
-def test_verify_lists_and_removes(store: FeatureStore) -> None:
+def test_verify_lists_and_removes(store):
     fill(store.remember({"s": 1}, IDENTITY, {}), range(30))
     store.put("score", {"a": 1}, {"value": 1.5})
     assert store.verify().damaged == ()
@@ -517,18 +491,18 @@ def check_kills(store: FeatureStore, kills: int) -> None:
     assert np.array_equal(entry.rows(hashes(range(total))), features(range(total)))
 
 
-def test_a_writer_killed_ten_times_damages_nothing(store: FeatureStore) -> None:
+def test_a_writer_killed_ten_times_damages_nothing(store):
     check_kills(store, 10)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_writer_killed_two_hundred_times_damages_nothing(store: FeatureStore) -> None:
+def test_a_writer_killed_two_hundred_times_damages_nothing(store):
     check_kills(store, 200)
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_that_append_and_merge_at_once(store: FeatureStore, count: int) -> None:
+def test_processes_that_append_and_merge_at_once(store, count):
     processes = [writer(store.root, 120, chunk=2 + i) for i in range(count)]
     for process in processes:
         assert process.wait(timeout=120) == 0, process.stderr and process.stderr.read()
@@ -549,14 +523,14 @@ with FeatureStore(sys.argv[1]).lock("work"):
 """
 
 
-def test_a_lock_lets_one_process_in_at_a_time(store: FeatureStore, tmp_path: Path) -> None:
+def test_a_lock_lets_one_process_in_at_a_time(store, tmp_path):
     command = [sys.executable, "-c", LOCKER, store.root, str(tmp_path / "log")]
     processes = [subprocess.Popen(command) for _ in range(3)]
     assert [p.wait(timeout=60) for p in processes] == [0, 0, 0]
     assert (tmp_path / "log").read_text().split() == ["in", "out"] * 3
 
 
-def test_a_lock_goes_with_its_process(store: FeatureStore, tmp_path: Path) -> None:
+def test_a_lock_goes_with_its_process(store, tmp_path):
     code = LOCKER.replace("0.3", "60")
     holder = subprocess.Popen([sys.executable, "-c", code, store.root, str(tmp_path / "log")])
     while not (tmp_path / "log").exists():
@@ -567,10 +541,7 @@ def test_a_lock_goes_with_its_process(store: FeatureStore, tmp_path: Path) -> No
         pass
 
 
-# ---------------------------------------------------------------------------- full and read-only disks
-
-
-def test_a_full_disk_is_said_and_nothing_is_damaged(small_disk: Path) -> None:
+def test_a_full_disk_is_said_and_nothing_is_damaged(small_disk):
     store = FeatureStore(small_disk / "store")
     entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})
     fill(entry, range(20))
@@ -590,7 +561,7 @@ def test_a_full_disk_is_said_and_nothing_is_damaged(small_disk: Path) -> None:
     assert np.array_equal(again.entry(IDENTITY).rows(hashes(range(40))), features(range(40)))
 
 
-def test_a_file_size_limit_is_a_full_disk(store: FeatureStore) -> None:
+def test_a_file_size_limit_is_a_full_disk(store):
     pytest.importorskip("resource", reason="this system has no resource limits")
     code = """
 import resource, sys
@@ -625,8 +596,7 @@ def use_while_read_only(store: FeatureStore, caplog: pytest.LogCaptureFixture) -
     store.put("score", {"a": 2}, {"value": 2.5})
     store.remember({"s": 2}, {**IDENTITY, "weights": "new"}, {"num_features": 3})
     assert np.array_equal(entry.rows(hashes(range(50))), features(range(50)))
-    assert store.get("score", {"a": 2}) == {"value": 2.5}
-    assert store.get("score", {"a": 1}) == {"value": 1.5}
+    assert (store.get("score", {"a": 2}), store.get("score", {"a": 1})) == ({"value": 2.5}, {"value": 1.5})
     assert store.resolve({"s": 2}) is not None
     with store.lock("x"):
         pass
@@ -643,7 +613,7 @@ def filled(root: Path) -> list[Path]:
     return sorted(root.rglob("*"))
 
 
-def test_a_store_opened_for_reading_stays_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_opened_for_reading_stays_as_it_is(tmp_path, caplog):
     before = filled(tmp_path / "store")
     times = [p.stat().st_mtime_ns for p in before]
     use_while_read_only(FeatureStore(tmp_path / "store", read_only=True), caplog)
@@ -651,14 +621,14 @@ def test_a_store_opened_for_reading_stays_as_it_is(tmp_path: Path, caplog: pytes
     assert [p.stat().st_mtime_ns for p in before] == times
 
 
-def test_a_disk_that_refuses_writing_is_used_for_reading(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_refuses_writing_is_used_for_reading(small_disk, caplog):
     before = filled(small_disk / "store")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     use_while_read_only(FeatureStore(small_disk / "store"), caplog)
     assert sorted((small_disk / "store").rglob("*")) == before
 
 
-def test_damage_in_a_read_only_store_is_not_fatal(tmp_path: Path) -> None:
+def test_damage_in_a_read_only_store_is_not_fatal(tmp_path):
     filled(tmp_path / "store")
     flip(sorted((tmp_path / "store").rglob("0*.safetensors"))[0], -65)
     entry = FeatureStore(tmp_path / "store", read_only=True).resolve({"s": 1})
@@ -667,9 +637,6 @@ def test_damage_in_a_read_only_store_is_not_fatal(tmp_path: Path) -> None:
         entry.rows(hashes(range(30)))
     fill(entry, range(10))
     assert np.array_equal(entry.rows(hashes(range(30))), features(range(30)))
-
-
-# ---------------------------------------------------------------------------- upkeep
 
 
 def three_entries(store: FeatureStore) -> list[str]:
@@ -681,7 +648,7 @@ def three_entries(store: FeatureStore) -> list[str]:
     return keys
 
 
-def test_pruning_takes_the_least_recently_used(store: FeatureStore) -> None:
+def test_pruning_takes_the_least_recently_used(store):
     keys = three_entries(store)
     assert [e.key for e in store.list_entries()] == keys
     FeatureStore(store.root).resolve({"s": 0})  # used again: the second is the oldest now
@@ -693,7 +660,7 @@ def test_pruning_takes_the_least_recently_used(store: FeatureStore) -> None:
     assert FeatureStore(store.root).entry({**IDENTITY, "weights": 0}).stored == 200
 
 
-def test_the_order_of_use_survives_a_clock_set_back(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_use_survives_a_clock_set_back(store, monkeypatch):
     keys = three_entries(store)
     now = time.time()
     monkeypatch.setattr("selector.store.time.time", lambda: now - 10_000_000)
@@ -703,7 +670,7 @@ def test_the_order_of_use_survives_a_clock_set_back(store: FeatureStore, monkeyp
     assert not len(FeatureStore(store.root).entry({**IDENTITY, "weights": 0}).missing(hashes(range(200))))
 
 
-def test_a_store_that_cannot_be_written_is_not_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_cannot_be_written_is_not_pruned(tmp_path, monkeypatch):
     """It said how much it had removed, and nothing was."""
     before = filled(tmp_path / "store")
     told = r"^the store .*store cannot be pruned \(it was opened for reading only\): nothing in it can be removed"
@@ -722,7 +689,7 @@ def test_a_store_that_cannot_be_written_is_not_pruned(tmp_path: Path, monkeypatc
     assert sorted((tmp_path / "store").rglob("*")) == before
 
 
-def test_a_full_store_is_pruned(small_disk: Path) -> None:
+def test_a_full_store_is_pruned(small_disk):
     store = FeatureStore(small_disk / "store")
     three_entries(store)
     free = shutil.disk_usage(small_disk).free
@@ -730,7 +697,7 @@ def test_a_full_store_is_pruned(small_disk: Path) -> None:
     assert len(store.prune(max_bytes=0).entries) == 3
 
 
-def test_pruning_by_age(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_by_age(store, monkeypatch):
     keys = three_entries(store)
     now = time.time()
     monkeypatch.setattr("selector.store.time.time", lambda: now + 5 * 86_400)
@@ -739,9 +706,7 @@ def test_pruning_by_age(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) ->
     assert FeatureStore(store.root).entry({**IDENTITY, "weights": 2}).stored == 200
 
 
-def test_a_cap_is_kept_while_writing_and_spares_what_is_in_use(
-    store: FeatureStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cap_is_kept_while_writing_and_spares_what_is_in_use(store, caplog):
     old = three_entries(store)
     capped = FeatureStore(store.root, max_bytes=store.size())
     entry = capped.entry({**IDENTITY, "weights": "new"})
@@ -755,7 +720,7 @@ def test_a_cap_is_kept_while_writing_and_spares_what_is_in_use(
     assert caplog.text.count("everything in it is in use") == 1
 
 
-def test_the_cap_from_the_environment(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cap_from_the_environment(store, monkeypatch):
     monkeypatch.setenv("SELECTOR_STORE_MAX_SIZE", "20GB")
     assert FeatureStore(store.root).max_bytes == 20 * 10**9
     monkeypatch.setenv("SELECTOR_STORE_MAX_SIZE", "much")
@@ -763,7 +728,7 @@ def test_the_cap_from_the_environment(store: FeatureStore, monkeypatch: pytest.M
         FeatureStore(store.root)
 
 
-def test_pruning_clears_leftovers_and_pixels_first(store: FeatureStore) -> None:
+def test_pruning_clears_leftovers_and_pixels_first(store):
     three_entries(store)
     root = Path(store.root)
     (root / "pixels" / "224").mkdir(parents=True)
@@ -786,7 +751,7 @@ def test_pruning_clears_leftovers_and_pixels_first(store: FeatureStore) -> None:
     assert young.exists()  # its writer may be alive
 
 
-def test_a_pruned_entry_can_be_filled_again(store: FeatureStore) -> None:
+def test_a_pruned_entry_can_be_filled_again(store):
     entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})
     fill(entry, range(10))
     entry.rows(hashes(range(10)))
@@ -816,7 +781,7 @@ def of_the_earlier_format(arrays: dict[str, np.ndarray]) -> bytes:
     return struct.pack("<8sIQ", b"SELROWS\x01", len(header), xxhash.xxh3_64_intdigest(header)) + header + body
 
 
-def test_a_store_of_the_earlier_format_is_read_and_added_to(store: FeatureStore) -> None:
+def test_a_store_of_the_earlier_format_is_read_and_added_to(store):
     entry = store.remember({"s": 1}, IDENTITY, {"num_features": WIDTH})
     folder = Path(store.root) / "entries" / entry.key
     keys = np.frombuffer(bytes.fromhex("".join(hashes(range(20)))), "<u8").reshape(-1, 2)
@@ -835,7 +800,7 @@ def test_a_store_of_the_earlier_format_is_read_and_added_to(store: FeatureStore)
     assert store.verify().damaged == ()
 
 
-def test_chunks_are_safetensors(store: FeatureStore) -> None:
+def test_chunks_are_safetensors(store):
     from safetensors.numpy import load_file
 
     entry = store.entry(IDENTITY)
@@ -845,7 +810,7 @@ def test_chunks_are_safetensors(store: FeatureStore) -> None:
     assert found["keys"].shape == (10, 2)
 
 
-def test_an_entry_without_rows_is_still_an_entry(tmp_path: Path) -> None:
+def test_an_entry_without_rows_is_still_an_entry(tmp_path):
     entry = FeatureStore(tmp_path / "store").entry(IDENTITY)
     assert entry.stored == 0
     assert bool(entry)

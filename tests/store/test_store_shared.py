@@ -1,11 +1,8 @@
 """A store with several writers on several machines: duplicates, caches of each machine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from selector.store import FeatureStore
 from selector.store.files import on_network
@@ -14,9 +11,7 @@ from tests.store.test_store import IDENTITY, WIDTH, features, fill, hashes, remo
 __all__ = ["remote"]
 
 
-def test_rows_that_two_writers_extract_at_once_are_there_once(
-    remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_two_writers_extract_at_once_are_there_once(remote, tmp_path, monkeypatch):
     entries = []
     for machine in ("one", "other"):
         monkeypatch.setenv("SELECTOR_CACHE", str(tmp_path / machine))
@@ -30,9 +25,7 @@ def test_rows_that_two_writers_extract_at_once_are_there_once(
     assert all(np.array_equal(entry.rows(hashes(order)), features(order)) for entry in entries)
 
 
-def test_a_folder_that_machines_share_keeps_pixels_with_each_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_machines_share_keeps_pixels_with_each_machine(tmp_path, monkeypatch):
     assert FeatureStore(tmp_path / "own").pixels_folder == tmp_path / "own" / "pixels"
     monkeypatch.setenv("SELECTOR_STORE_SHARED", "1")
     monkeypatch.setenv("SELECTOR_CACHE", str(tmp_path / "cache"))
@@ -47,7 +40,7 @@ def test_a_folder_that_machines_share_keeps_pixels_with_each_machine(
     assert list((tmp_path / "mounted" / "entries").rglob("0*.safetensors"))
 
 
-def test_file_systems_of_networks_are_known_by_their_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_of_networks_are_known_by_their_mounts(monkeypatch):
     monkeypatch.delenv("SELECTOR_STORE_SHARED", raising=False)
     mounts = (
         "/dev/a / ext4 rw 0 0\nserver:/x /mnt/big\\040disk nfs4 rw 0 0\n/dev/b /mnt/big\\040disk/inner ext4 rw 0 0\n"

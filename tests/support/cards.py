@@ -1,7 +1,5 @@
 """The lines of a model card, run as a reader would run them."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

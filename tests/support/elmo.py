@@ -3,8 +3,6 @@
 Source of the architecture: Peters et al., NAACL 2018, arXiv:1802.05365.
 """
 
-from __future__ import annotations
-
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn

@@ -4,8 +4,6 @@
 weights as they lie in the file) and shares no code with the package.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

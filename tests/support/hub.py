@@ -1,7 +1,5 @@
 """A hub on this machine: repositories of models and datasets that can be listed, fetched and pushed to."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Scans in processes of their own that are killed while they train."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

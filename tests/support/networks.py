@@ -1,7 +1,5 @@
 """Networks for tests of the ``python:`` source: one that sees, one that is blind, some that fail."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -1,7 +1,5 @@
 """Items known by number, with a hash and a row each; light, because writers in other processes import it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from selector.store.documents import digest

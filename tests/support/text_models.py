@@ -1,7 +1,5 @@
 """Tiny text models of every architecture family, with tokenizers that are built here."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tiny image models of transformers, as ``save_pretrained`` writes them: CLIP with both towers, RT-DETR and its kin."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Metrics against scikit-learn and torchmetrics, calibration against a fine grid."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any
@@ -209,9 +207,6 @@ def test_the_baseline_is_the_most_frequent_class() -> None:
     assert task.baseline(replace(data, splits=np.array(["train"] * 14)), "accuracy") is None
 
 
-# ---------------------------------------------------------------------------- what it gets right and wrong
-
-
 def reported(logits: np.ndarray, labels: np.ndarray, names: list[str], temperature: float = 1.0) -> dict[str, Any]:
     section = task.report(task.stats(logits, labels, temperature), names).to_dict()
     return {**section["tables"], **section["figures"], "samples": section["samples"]}
@@ -262,12 +257,8 @@ def test_the_outcome_of_a_thousand_classes_stays_small() -> None:
     assert len(found["classes"]) == 200
     f1 = sk.f1_score(labels, logits.argmax(axis=1), average=None, labels=range(999))
     assert [line["f1"] for line in found["classes"]] == pytest.approx(np.sort(f1)[:200], abs=1e-4)
-    assert len(found["confused"]) == 30
-    assert len(found["samples"]) == 12
+    assert (len(found["confused"]), len(found["samples"])) == (30, 12)
     assert len(json.dumps(found)) < 40_000
-
-
-# ---------------------------------------------------------------------------- balance and smoothing
 
 
 def loss_of(labels: np.ndarray, **options: Any) -> tuple[float, torch.Tensor, torch.Tensor]:

@@ -1,7 +1,5 @@
 """Object detection: rows, matches against pycocotools, detectors, training, use."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -88,9 +86,6 @@ def target(shapes: Path) -> Target:
     found = load_target(shapes / "annotations.json")
     assert found.task == "detection"
     return found
-
-
-# ---------------------------------------------------------------------------- rows
 
 
 def test_rows_are_true_jittered_and_background_boxes(target: Target) -> None:
@@ -193,9 +188,6 @@ def test_both_facets_are_scored(target: Target, tmp_path: Path) -> None:
     frame = ranking.to_dataframe()
     assert frame["where:loo-ridge"].notna().all()
     assert (frame["where:loo-ridge_low"] <= frame["where:loo-ridge_high"]).all()
-
-
-# ---------------------------------------------------------------------------- matches
 
 
 def drawn(case: int) -> tuple[int, list[dict[str, np.ndarray]]]:
@@ -329,9 +321,6 @@ def test_statistics_survive_the_journal(tmp_path: Path) -> None:
     assert back.stats.value("map") == stats.value("map")
 
 
-# ---------------------------------------------------------------------------- augmentation
-
-
 def test_boxes_move_with_their_pictures_and_what_left_is_dropped(target: Target) -> None:
     task = task_of(target)
     picture = torch.zeros((1, 96, 128, 3), dtype=torch.uint8)
@@ -349,9 +338,6 @@ def test_boxes_move_with_their_pictures_and_what_left_is_dropped(target: Target)
             assert moved[0, y, x].max() > 0  # still on what was drawn
         lit = (moved[0, :, :, 0] > 20).any().item()
         assert lit == bool(len(after["boxes"])) or len(after["boxes"]) < len(known["boxes"])
-
-
-# ---------------------------------------------------------------------------- detectors
 
 
 @pytest.mark.parametrize(("asked", "meant"), [("fastrcnn", "fasterrcnn"), (["ssd", "fcoss"], "fcos")])
@@ -421,9 +407,6 @@ def test_perfect_boxes_have_a_map_of_one(target: Target) -> None:
         outputs = [{"boxes": boxes, "labels": known.labels, "scores": np.linspace(0.9, 0.8, len(known))}]
         evaluator.update(outputs, np.array([index]))
     assert evaluator.stats().value("map") == pytest.approx(1)
-
-
-# ---------------------------------------------------------------------------- use
 
 
 @pytest.fixture(scope="module")

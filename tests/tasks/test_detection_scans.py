@@ -1,7 +1,5 @@
 """Detection from a COCO file to a confirmed model: a kill in the middle."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,9 +1,5 @@
 """Several labels an item: metrics against scikit-learn, thresholds against a grid, masks, the whole way to predictions."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -30,7 +26,7 @@ def sample(n: int = 200, unknown: float = 0.0, seed: int = 0) -> tuple[np.ndarra
 
 
 @pytest.mark.parametrize("unknown", [0.0, 0.3])
-def test_metrics_are_those_of_scikit_learn_over_known_entries(unknown: float) -> None:
+def test_metrics_are_those_of_scikit_learn_over_known_entries(unknown):
     outputs, labels = sample(unknown=unknown)
     stats = task.stats(outputs, labels)
     probability = 1 / (1 + np.exp(-outputs.astype(float)))
@@ -44,14 +40,14 @@ def test_metrics_are_those_of_scikit_learn_over_known_entries(unknown: float) ->
     assert {m: METRICS[m].sign for m in METRICS} == {"map": 1, "micro_f1": 1, "macro_f1": 1, "auroc": 1, "log_loss": -1}
 
 
-def test_a_resample_has_the_metrics_of_its_items() -> None:
+def test_a_resample_has_the_metrics_of_its_items():
     outputs, labels = sample()
     items = np.random.default_rng(1).integers(200, size=200)
     drawn, made = task.stats(outputs, labels)[items], task.stats(outputs[items], labels[items])
     assert drawn.values(METRICS) == made.values(METRICS)
 
 
-def test_average_precision_with_ties_and_without_positives() -> None:
+def test_average_precision_with_ties_and_without_positives():
     rng = np.random.default_rng(0)
     for _ in range(20):
         truth, score = rng.random(30) < 0.3, np.round(rng.random(30), 1)
@@ -60,7 +56,7 @@ def test_average_precision_with_ties_and_without_positives() -> None:
     assert np.isnan(average_precision(np.zeros(3, bool), np.ones(3)))
 
 
-def test_thresholds_have_the_best_f1_and_few_positives_leave_them_alone() -> None:
+def test_thresholds_have_the_best_f1_and_few_positives_leave_them_alone():
     rng = np.random.default_rng(0)
     for _ in range(10):
         truth, probability = rng.random(60) < 0.3, rng.random(60)
@@ -71,7 +67,7 @@ def test_thresholds_have_the_best_f1_and_few_positives_leave_them_alone() -> Non
     assert best_threshold(np.array([True, True, False]), np.array([0.9, 0.1, 0.5])) == 0.5
 
 
-def test_the_loss_masks_unknown_entries_and_weighs_positives() -> None:
+def test_the_loss_masks_unknown_entries_and_weighs_positives():
     outputs, labels = sample(40, unknown=0.2)
     weight = torch.from_numpy(positive_weights(labels))
     assert float(weight.max()) <= 10
@@ -95,7 +91,7 @@ def test_the_loss_masks_unknown_entries_and_weighs_positives() -> None:
     assert float(loss) == pytest.approx(float(by_hand))
 
 
-def test_wrong_shapes_and_outputs_that_are_no_numbers() -> None:
+def test_wrong_shapes_and_outputs_that_are_no_numbers():
     outputs, labels = sample(5)
     with pytest.raises(TargetError, match=r"one shape \(N, L\). Got \(5, 4\) and \(5, 3\)"):
         task.stats(outputs, labels[:, :3])
@@ -104,7 +100,7 @@ def test_wrong_shapes_and_outputs_that_are_no_numbers() -> None:
         task.stats(outputs, labels)
 
 
-def test_the_report_names_labels_confusions_and_the_most_confident_errors() -> None:
+def test_the_report_names_labels_confusions_and_the_most_confident_errors():
     outputs, labels = sample()
     section = task.report(task.stats(outputs, labels, [0.4, 0.5, 0.6, 0.7]), NAMES).to_dict()
     rows = section["tables"]["labels"]
@@ -119,7 +115,7 @@ def test_the_report_names_labels_confusions_and_the_most_confident_errors() -> N
 TINY = [ModelSpec(name="tiny", source="timm:test_resnet", weights="none")]
 
 
-def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path: Path) -> None:
+def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path):
     rng = np.random.default_rng(0)
     colors = rng.random((60, 3)) < 0.5
     colors[~colors.any(axis=1), 0] = True
@@ -132,8 +128,7 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path: P
     )  # fmt: skip
     assert ranking.target["task"] == "multilabel"
     measured = {m.strategy: m for m in ranking.best.measurements}
-    assert set(measured) == {"frozen", "full"}
-    assert measured["frozen"].metric == "map"
+    assert (set(measured), measured["frozen"].metric) == ({"frozen", "full"}, "map")
     assert measured["frozen"].val_value > 0.8  # the colors of an image are in any features
     target = ranking.loaded_target
     assert target is not None
@@ -159,5 +154,5 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path: P
     assert [o.name for o in session.get_outputs()] == ["logits", "probabilities"]
 
 
-def test_an_image_folder_is_still_one_class_an_item(tmp_path: Path) -> None:
+def test_an_image_folder_is_still_one_class_an_item(tmp_path):
     assert selector.load_target(image_folder(tmp_path / "p", per_class=8)).task == "classification"

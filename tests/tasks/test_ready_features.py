@@ -1,9 +1,6 @@
 """Ready features: scored, a head fitted on them, saved, and used on features, for every task that has a linear head."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +48,7 @@ def judged(kind: str, found: Any, truth: np.ndarray) -> tuple[str, float]:
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "values", "value", "classes"])
-def test_from_arrays_to_a_saved_head_whose_test_metric_is_that_of_its_predictions(tmp_path: Path, kind: str) -> None:
+def test_from_arrays_to_a_saved_head_whose_test_metric_is_that_of_its_predictions(tmp_path, kind):
     features, hidden = arrays()
     truth = labels_of(kind, hidden)
     ranking = selector.rank_features(
@@ -78,7 +75,7 @@ def test_from_arrays_to_a_saved_head_whose_test_metric_is_that_of_its_prediction
     assert again.best.measurements[0].test == ranking.best.measurements[0].test
 
 
-def test_the_card_loads_the_head_without_this_package_and_onnx_says_the_same(tmp_path: Path) -> None:
+def test_the_card_loads_the_head_without_this_package_and_onnx_says_the_same(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     features, hidden = arrays()
     selector.rank_features(
@@ -102,7 +99,7 @@ def test_the_card_loads_the_head_without_this_package_and_onnx_says_the_same(tmp
     )
 
 
-def test_scores_that_saw_the_test_split_do_not_choose(tmp_path: Path) -> None:
+def test_scores_that_saw_the_test_split_do_not_choose(tmp_path):
     features, hidden = arrays()
     ranking = selector.rank_features(features, labels_of("classes", hidden), proxies="knn")
     assert ranking.best.rows == N
@@ -118,7 +115,7 @@ def cli(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_a_file_of_features_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_features_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     features, hidden = arrays()
     np.savez("made.npz", labels=labels_of("values", hidden), **features)
@@ -149,7 +146,7 @@ def test_a_file_of_features_from_the_command_line(tmp_path: Path, monkeypatch: p
         assert message in result.stderr
 
 
-def test_files_and_mappings_that_hold_no_features(tmp_path: Path) -> None:
+def test_files_and_mappings_that_hold_no_features(tmp_path):
     features, hidden = arrays()
     labels = labels_of("classes", hidden)
     np.savez(tmp_path / "plain.npz", **features)

@@ -1,8 +1,5 @@
 """Real values: metrics against scikit-learn, intervals that cover, units, masks, the whole way to predictions."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +24,7 @@ def sample(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return outputs, (outputs + 0.5 * rng.normal(size=(n, 2))) * SCALE + MEAN
 
 
-def test_metrics_are_those_of_scikit_learn_in_the_targets_units() -> None:
+def test_metrics_are_those_of_scikit_learn_in_the_targets_units():
     outputs, truth = sample()
     said = outputs * SCALE + MEAN
     stats = task.stats(outputs, truth, MEAN, SCALE)
@@ -40,7 +37,7 @@ def test_metrics_are_those_of_scikit_learn_in_the_targets_units() -> None:
     assert METRICS["mae"].unit == "target"
 
 
-def test_missing_values_count_nowhere_and_a_resample_is_what_its_items_say() -> None:
+def test_missing_values_count_nowhere_and_a_resample_is_what_its_items_say():
     outputs, truth = sample()
     truth[::3, 1] = np.nan
     stats = task.stats(outputs, truth, MEAN, SCALE)
@@ -52,7 +49,7 @@ def test_missing_values_count_nowhere_and_a_resample_is_what_its_items_say() -> 
     assert stats[items].values(METRICS) == task.stats(outputs[items], truth[items], MEAN, SCALE).values(METRICS)
 
 
-def test_conformal_intervals_cover_nine_of_ten_new_items() -> None:
+def test_conformal_intervals_cover_nine_of_ten_new_items():
     rng = np.random.default_rng(0)
     covered = []
     for _ in range(400):
@@ -62,7 +59,7 @@ def test_conformal_intervals_cover_nine_of_ten_new_items() -> None:
     assert conformal_half(np.ones(8)) == float("inf")  # too few to promise anything
 
 
-def test_what_validation_chose_is_applied_to_test() -> None:
+def test_what_validation_chose_is_applied_to_test():
     outputs, truth = sample(300)
     context = task.calibrate(task.stats(outputs[:150], truth[:150], MEAN, SCALE))
     assert context["mean"] == MEAN.tolist()
@@ -76,7 +73,7 @@ def test_what_validation_chose_is_applied_to_test() -> None:
     assert first["ph_high"] - first["ph_low"] == pytest.approx(2 * context["interval"][1])
 
 
-def test_wrong_shapes() -> None:
+def test_wrong_shapes():
     with pytest.raises(TargetError, match=r"one shape \(N, T\). Got \(5, 2\) and \(5, 1\)"):
         task.stats(np.zeros((5, 2)), np.zeros((5, 1)), MEAN, SCALE)
 
@@ -84,7 +81,7 @@ def test_wrong_shapes() -> None:
 TINY = [ModelSpec(name="tiny", source="timm:test_resnet", weights="none")]
 
 
-def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path: Path) -> None:
+def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path):
     rng = np.random.default_rng(0)
     brightness = rng.uniform(0, 200, 80)
     images = (brightness[:, None, None, None] + rng.integers(0, 55, (80, 24, 24, 3))).astype(np.uint8)
@@ -107,7 +104,7 @@ def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path: Pat
     assert again.best.measurements[0].val == ranking.best.measurements[0].val  # from the journal
 
 
-def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path: Path) -> None:
+def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path):
     rng = np.random.default_rng(0)
     red, blue = rng.uniform(0, 200, (2, 80))
     images = np.stack([red, 0 * red, blue], axis=-1)[:, None, None] + rng.integers(0, 55, (80, 24, 24, 3))
@@ -135,7 +132,7 @@ def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path: P
     assert handed.test["mae"] == pytest.approx(np.mean([sk.mean_absolute_error(*c) for c in columns]), rel=1e-2)
 
 
-def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_path: Path) -> None:
+def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_path):
     from types import SimpleNamespace
 
     values = np.array([[1.0], [2.0], [3.0], [np.nan], [90.0]])
@@ -158,7 +155,7 @@ def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_pat
 
 @pytest.mark.parametrize("strategy", ["partial", "lora"])
 @pytest.mark.parametrize("kind", ["regression", "multilabel"])
-def test_other_strategies_train_and_are_saved(tmp_path: Path, strategy: str, kind: str) -> None:
+def test_other_strategies_train_and_are_saved(tmp_path, strategy, kind):
     if strategy == "lora":
         pytest.importorskip("peft")
     rng = np.random.default_rng(0)
@@ -171,8 +168,7 @@ def test_other_strategies_train_and_are_saved(tmp_path: Path, strategy: str, kin
         history=False, device="cpu", task=kind, proxies=["knn"], loss="huber" if kind == "regression" else None,
     )  # fmt: skip
     measured = {m.strategy: m for m in ranking.best.measurements}
-    assert set(measured) == {"frozen", strategy}
-    assert measured[strategy].status == "ok"
+    assert (set(measured), measured[strategy].status) == ({"frozen", strategy}, "ok")
     assert measured[strategy].trained_parameters > 0
     assert measured[strategy].val_value > 0.5  # of any use: chance is 0 for r2 and about half for map
     found = selector.load_model(tmp_path / "run" / "best").predict(list(images[:3]))

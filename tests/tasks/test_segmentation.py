@@ -1,7 +1,5 @@
 """Segmentation: the sampler by brute force, IoU against torchmetrics, decoders, training and what is handed over."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil
@@ -101,9 +99,6 @@ def pixels_for(target: Target) -> Any:
     return lambda preprocess: Prepared(target, preprocess)
 
 
-# ---------------------------------------------------------------------------- rows
-
-
 def shares(sizes: dict[int, int], count: int) -> dict[int, int]:
     """Points a class, one at a time in turns from the smallest class: what an even share is."""
     taken = dict.fromkeys(sizes, 0)
@@ -116,7 +111,7 @@ def shares(sizes: dict[int, int], count: int) -> dict[int, int]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([(1, 1), (7, 9), (16, 5)]))
-def test_points_are_shared_evenly_and_lie_in_their_class(seed: int, count: int, size: tuple[int, int]) -> None:
+def test_points_are_shared_evenly_and_lie_in_their_class(seed, count, size):
     rng = np.random.default_rng(seed)
     mask = rng.choice([0, 1, 2, 7, 255], size, p=[0.6, 0.25, 0.08, 0.02, 0.05]).astype(np.uint8)
     points = points_of(mask, count, 255, f"image {seed}")
@@ -133,7 +128,7 @@ def test_points_are_shared_evenly_and_lie_in_their_class(seed: int, count: int, 
     assert {tuple(p) for p in points.tolist()} <= {tuple(p) for p in more.tolist()}, "more points keep those before"
 
 
-def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers() -> None:
+def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers():
     mask = np.zeros((20, 30), np.uint8)
     first, other, seeded = (
         points_of(mask, 10, 255, "a", 0),
@@ -153,7 +148,7 @@ def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers() -> None:
     np.testing.assert_allclose(rows[:, 0].numpy(), picture[0, 0][first[:, 0], first[:, 1]], atol=1e-3)
 
 
-def test_a_plan_is_balanced_bounded_and_the_same_every_time(scenes: Target) -> None:
+def test_a_plan_is_balanced_bounded_and_the_same_every_time(scenes):
     items = scenes.indices("train", "val")
     plan = task.rows(scenes, items)
     assert (plan.reader, len(plan)) == ("point", 77 * len(items))  # of 18 images, 1,400 at most
@@ -173,15 +168,14 @@ def test_a_plan_is_balanced_bounded_and_the_same_every_time(scenes: Target) -> N
     assert set(task.rows(scenes, items[:4]).addresses(scenes.hashes)) <= set(plan.addresses(scenes.hashes))
 
 
-def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_pictures_show_fewer_points_each(scenes, monkeypatch):
     """As few of a part of them as of all, so that what the first round of a scan stores serves the last one."""
     monkeypatch.setattr("selector.tasks.segmentation.ENOUGH_ROWS", 30 * 18)
     items = scenes.indices("train", "val")
     assert len(items) == 18
     with monkeypatch.context() as most:  # memory and neighbors do not grow with the images without end
         most.setattr("selector.tasks.segmentation.MOST_ROWS", 18 * 4)
-        assert len(task.rows(scenes, items)) == 18 * 4
-        assert len(task.probe_plan(scenes, items)) == 18 * 100
+        assert (len(task.rows(scenes, items)), len(task.probe_plan(scenes, items))) == (18 * 4, 18 * 100)
     plan = task.rows(scenes, items)
     assert len(plan) == 30 * 18
     part = task.rows(scenes, items[:5])
@@ -195,7 +189,7 @@ def test_more_pictures_show_fewer_points_each(scenes: Target, monkeypatch: pytes
     assert set(few.addresses(scenes.hashes)) <= set(probe.addresses(scenes.hashes))
 
 
-def test_classes_that_a_split_lacks_are_noted(folder: Path, scenes: Target, tmp_path: Path) -> None:
+def test_classes_that_a_split_lacks_are_noted(folder, scenes, tmp_path):
     balance = "classes differ in size by a factor of {}: the loss is weighted by class (--balance none: all items count alike)."
     assert task.notes(scenes) == [balance.format(9)]
     shutil.copytree(folder, tmp_path / "scenes")
@@ -210,15 +204,12 @@ def test_classes_that_a_split_lacks_are_noted(folder: Path, scenes: Target, tmp_
     ]
 
 
-def test_weights_of_points_add_up_to_the_pixels(scenes: Target) -> None:
+def test_weights_of_points_add_up_to_the_pixels(scenes):
     plan = task.rows(scenes, scenes.indices("val"))
     weights, labels = point_weights(scenes.annotations, plan), plan.facets["class"].labels  # type: ignore[arg-type]
     pixels = scenes.annotations.pixels[scenes.indices("val")].sum(axis=0)  # type: ignore[union-attr]
     np.testing.assert_allclose(np.bincount(labels, weights), pixels)
     assert estimated_iou(labels, labels, weights, 3) == 1.0
-
-
-# ---------------------------------------------------------------------------- statistics
 
 
 def evaluated(target: Target, logits: torch.Tensor, items: np.ndarray) -> SegmentationStats:
@@ -230,7 +221,7 @@ def evaluated(target: Target, logits: torch.Tensor, items: np.ndarray) -> Segmen
     return found
 
 
-def test_metrics_are_those_of_torchmetrics(scenes: Target) -> None:
+def test_metrics_are_those_of_torchmetrics(scenes):
     items = scenes.indices("val", "test")
     logits = torch.randn((len(items), 3, 12, 16), generator=torch.Generator().manual_seed(0))
     stats = evaluated(scenes, logits, items)
@@ -253,7 +244,7 @@ def test_metrics_are_those_of_torchmetrics(scenes: Target) -> None:
     assert "confusion" not in stats[some].summary
 
 
-def test_absent_classes_and_empty_masks_do_not_count() -> None:
+def test_absent_classes_and_empty_masks_do_not_count():
     zero = np.zeros((2, 3), np.int64)
     hit, truth, said = (zero.copy() for _ in range(3))
     truth[0], hit[0], said[0] = [10, 0, 0], [5, 0, 0], [5, 5, 0]
@@ -263,14 +254,14 @@ def test_absent_classes_and_empty_masks_do_not_count() -> None:
     assert np.isnan(stats.of_each()[1])
 
 
-def test_outputs_that_are_no_numbers_are_told(scenes: Target) -> None:
+def test_outputs_that_are_no_numbers_are_told(scenes):
     logits = torch.zeros((1, 3, 4, 4))
     logits[0, 1, 2, 2] = torch.nan
     with pytest.raises(NotFinite, match="logits must be finite"):
         task.evaluator(scenes).update(logits, scenes.indices("val")[:1])
 
 
-def test_many_classes_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_classes_are_read_in_pieces(monkeypatch):
     from selector.tasks.segmentation import decoders as _segmenter
 
     logits = torch.randn((37, 5, 6), generator=torch.Generator().manual_seed(1))
@@ -281,17 +272,14 @@ def test_many_classes_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(_segmenter.class_map(logits, (900, 3000)), big)  # 31 classes a piece
 
 
-def test_the_baseline_is_the_most_frequent_class(scenes: Target) -> None:
+def test_the_baseline_is_the_most_frequent_class(scenes):
     masks = [scenes.annotations[int(i)] for i in scenes.indices("test")]  # type: ignore[index]
     known = np.concatenate([m[m != IGNORE] for m in masks])
     assert task.baseline(scenes, "pixel_accuracy") == pytest.approx((known == 0).mean())
     assert task.baseline(scenes, "miou") == pytest.approx((known == 0).mean() / 3)
 
 
-# ---------------------------------------------------------------------------- learning
-
-
-def test_masks_move_with_their_pictures(scenes: Target) -> None:
+def test_masks_move_with_their_pictures(scenes):
     """An image that shows its mask still shows it after augmentation, whatever size the mask had."""
     items = scenes.indices("train")[:6]
     masks = task.annotations(scenes, items)
@@ -313,7 +301,7 @@ def prepared(target: Target, name: str = "timm:test_resnet") -> Any:
     return task.prepared(load(spec(name)), target)
 
 
-def test_the_linear_decoder_starts_as_the_probe(scenes: Target) -> None:
+def test_the_linear_decoder_starts_as_the_probe(scenes):
     """Its logits at a point are the probe's outputs on the row of that point."""
     encoder = prepared(scenes)
     learner: Any = task.learner(encoder, scenes)
@@ -341,7 +329,7 @@ def test_the_linear_decoder_starts_as_the_probe(scenes: Target) -> None:
     assert accuracy > 0.8
 
 
-def test_the_loss_is_weighted_cross_entropy_over_known_pixels(scenes: Target) -> None:
+def test_the_loss_is_weighted_cross_entropy_over_known_pixels(scenes):
     encoder = prepared(scenes)
     learner: Any = task.learner(encoder, scenes)
     size = encoder.preprocess.input_size[1:]
@@ -369,7 +357,7 @@ def test_the_loss_is_weighted_cross_entropy_over_known_pixels(scenes: Target) ->
 
 @pytest.mark.parametrize("decoder", Segmentation.decoders)
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
-def test_decoders_learn_and_are_built_again(scenes: Target, name: str, decoder: str) -> None:
+def test_decoders_learn_and_are_built_again(scenes, name, decoder):
     from selector.sources import registry as sources
 
     own = task.configured(decoder=decoder)
@@ -396,7 +384,7 @@ def test_decoders_learn_and_are_built_again(scenes: Target, name: str, decoder: 
         torch.testing.assert_close(again(batch), learner.eval().network(batch))
 
 
-def test_decoders_are_checked() -> None:
+def test_decoders_are_checked():
     with pytest.raises(ConfigError, match=r"unknown decoder 'deeplab'; did you mean 'deeplabv3'\? Known: linear, fcn"):
         task.configured(decoder="deeplab")
     with pytest.raises(ConfigError, match="the task 'classification' has no decoder"):
@@ -404,7 +392,7 @@ def test_decoders_are_checked() -> None:
     assert {task.configured(decoder=d).address for d in ("linear", "fcn")} == {"segmentation", "segmentation fcn"}
 
 
-def test_pictures_are_read_whole(scenes: Target) -> None:
+def test_pictures_are_read_whole(scenes):
     encoder = prepared(scenes)
     preprocess: Preprocess = encoder.preprocess
     assert (preprocess.crop_mode, preprocess.crop_pct) == ("squash", 1.0)
@@ -413,7 +401,7 @@ def test_pictures_are_read_whole(scenes: Target) -> None:
     assert width / height == pytest.approx(64 / 48, abs=0.15)
 
 
-def test_a_stage_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> None:
+def test_a_stage_finds_a_network_that_draws(scenes, tmp_path):
     """The whole confirmation on tiny networks: frozen from the probe, full better, the best saved and read again."""
     specs = [spec("timm:test_resnet")]
     result = run_fine_tuning(
@@ -442,7 +430,7 @@ def test_a_stage_finds_a_network_that_draws(scenes: Target, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("decoder", "encoder"), [("unet", "test_resnet"), ("segformer", "test_vit"), ("dpt", "test_vit")]
 )
-def test_library_decoders_go_the_whole_way(scenes: Target, tmp_path: Path, decoder: str, encoder: str) -> None:
+def test_library_decoders_go_the_whole_way(scenes, tmp_path, decoder, encoder):
     import onnxruntime
 
     ranking = selector.rank(
@@ -465,7 +453,7 @@ def test_library_decoders_go_the_whole_way(scenes: Target, tmp_path: Path, decod
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
 
 
-def test_dpt_fuses_maps_of_any_patch_and_size() -> None:
+def test_dpt_fuses_maps_of_any_patch_and_size():
     for strides, size in (((14, 14, 14, 14), (15, 13)), ((4, 8, 16, 32), (19, 26))):
         decoder = decoder_of("dpt", (8, 8, 8, 8), strides, 3)
         maps = [torch.randn(2, 8, -(-size[0] * strides[0] // s), -(-size[1] * strides[0] // s)) for s in strides]
@@ -473,13 +461,10 @@ def test_dpt_fuses_maps_of_any_patch_and_size() -> None:
         assert decoder(maps).shape == (2, 3, factor * size[0], factor * size[1])
 
 
-def test_a_decoder_that_is_not_installed_says_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_is_not_installed_says_its_extra(monkeypatch):
     monkeypatch.setattr("selector.tasks.segmentation.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"needs the extra 'decoders'; run: pip install 'zoo-selector\[decoders\]'"):
         task.configured(decoder="dpt")
-
-
-# ---------------------------------------------------------------------------- use
 
 
 @pytest.fixture(scope="module")
@@ -495,7 +480,7 @@ def saved(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(root / "best", result.best, {"name": "scenes"}, result.measurements["tiny"], {"license": "mit"})
 
 
-def test_masks_are_predicted_at_the_size_of_each_picture(saved: Path, scenes: Target, tmp_path: Path) -> None:
+def test_masks_are_predicted_at_the_size_of_each_picture(saved, scenes, tmp_path):
     model = load_model(saved)
     rng = np.random.default_rng(5)
     named = {}
@@ -513,7 +498,7 @@ def test_masks_are_predicted_at_the_size_of_each_picture(saved: Path, scenes: Ta
     assert list(frame.columns) == ["item", "mask", "background", "disc", "bar", "error"]
 
 
-def test_masks_are_written_as_the_target_writes_them(scenes: Target, tmp_path: Path) -> None:
+def test_masks_are_written_as_the_target_writes_them(scenes, tmp_path):
     """Values of the target's own files, in an indexed PNG with a palette; an overlay on request; names that clash."""
     pictures = [scene(np.random.default_rng(i), (48, 64))[0] for i in range(2)]
     for folder in ("a", "b"):
@@ -545,17 +530,17 @@ def test_masks_are_written_as_the_target_writes_them(scenes: Target, tmp_path: P
         found.write(tmp_path / "names.txt")
 
 
-def test_values_beyond_a_byte_are_written_in_sixteen_bits(tmp_path: Path) -> None:
+def test_values_beyond_a_byte_are_written_in_sixteen_bits(tmp_path):
     png = mask_png(np.array([[0, 1]]), [5, 60000])
     assert np.asarray(Image.open(io.BytesIO(png))).tolist() == [[5, 60000]]
 
 
-def test_predictions_that_are_no_files_say_so(tmp_path: Path) -> None:
+def test_predictions_that_are_no_files_say_so(tmp_path):
     with pytest.raises(ConfigError, match="these predictions are no images, so there is nothing to write"):
         Predictions([], np.empty((0, 2)), ("a", "b")).write(tmp_path)
 
 
-def test_predict_on_the_command_line(saved: Path, tmp_path: Path) -> None:
+def test_predict_on_the_command_line(saved, tmp_path):
     for i in range(2):
         Image.fromarray(scene(np.random.default_rng(i), (40, 60))[0]).save(tmp_path / f"{i}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -570,7 +555,7 @@ def test_predict_on_the_command_line(saved: Path, tmp_path: Path) -> None:
     assert (tmp_path / "masks" / "overlays" / "1.jpg").is_file()
 
 
-def test_the_exported_network_takes_pictures_of_any_size(saved: Path, tmp_path: Path) -> None:
+def test_the_exported_network_takes_pictures_of_any_size(saved, tmp_path):
     import onnxruntime
 
     path = export_onnx(saved, tmp_path / "model.onnx")
@@ -605,7 +590,7 @@ class Same(torch.nn.Module):
         return maps, maps.softmax(1)
 
 
-def test_padding_by_the_size_is_left_to_operators_of_onnx(tmp_path: Path) -> None:
+def test_padding_by_the_size_is_left_to_operators_of_onnx(tmp_path):
     import onnxruntime
     from timm.layers import AvgPool2dSame, Conv2dSame
 
@@ -639,7 +624,7 @@ class Padded(torch.nn.Module):
         return self.layer(functional.pad(images, pad=more))
 
 
-def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it() -> None:
+def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it():
     """It took minutes without an end; layers that ONNX has operators for are no reason."""
     from selector.deploy.export import pads_by_size
 
@@ -648,9 +633,7 @@ def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it() ->
     assert not pads_by_size(Same().eval(), (3, 64, 96))
 
 
-def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(saved, tmp_path, monkeypatch, caplog):
     import onnxruntime
 
     monkeypatch.setattr("selector.deploy.export.why_not", lambda module: "stem is dilated")
@@ -660,7 +643,7 @@ def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(
     assert "takes images of its own size only (stem is dilated)" in caplog.text
 
 
-def test_several_decoders_are_compared_in_one_confirmation(folder: Path, tmp_path: Path) -> None:
+def test_several_decoders_are_compared_in_one_confirmation(folder, tmp_path):
     """A configuration is (model, decoder, strategy): one table, one tuning log, one winner with its decoder.
 
     From a folder to a saved model that draws: rows are points, classes are counted by the images that show them.
@@ -685,7 +668,7 @@ def test_several_decoders_are_compared_in_one_confirmation(folder: Path, tmp_pat
     assert "error_analysis" in best.extra
 
 
-def test_a_misspelled_decoder_is_told_before_anything_is_read(folder: Path, tmp_path: Path) -> None:
+def test_a_misspelled_decoder_is_told_before_anything_is_read(folder, tmp_path):
     with pytest.raises(
         ConfigError, match=r"unknown decoder 'linaer'; did you mean 'linear'\? Known: linear, fcn, deep"
     ):
@@ -697,7 +680,7 @@ def test_a_misspelled_decoder_is_told_before_anything_is_read(folder: Path, tmp_
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_a_whole_segmenter_is_a_candidate_and_is_built_again(scenes: Target, tmp_path: Path) -> None:
+def test_a_whole_segmenter_is_a_candidate_and_is_built_again(scenes, tmp_path):
     """The linear decoder on its maps is a new last layer; all else, its own decoder included, came pretrained."""
     source = spec("torchvision:lraspp_mobilenet_v3_large", weights="none", preprocess={"input_size": [3, 64, 64]})
     encoder = task.prepared(load(source), scenes)
@@ -715,7 +698,7 @@ def test_a_whole_segmenter_is_a_candidate_and_is_built_again(scenes: Target, tmp
 
 
 @pytest.mark.parametrize("names", [[], ["disc"]])
-def test_masks_of_a_model_whose_names_are_gone_are_refused(saved: Path, tmp_path: Path, names: list[str]) -> None:
+def test_masks_of_a_model_whose_names_are_gone_are_refused(saved, tmp_path, names):
     """What is kept of a mask while others are predicted needs the names: it raised a raw error."""
     folder = tmp_path / "best"
     shutil.copytree(saved, folder)

@@ -1,7 +1,5 @@
 """Segmentation from a folder to a confirmed model: kills, scans that share a store, models that probes rank too low."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_kill_in_the_training_changes_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_kill_in_the_training_changes_nothing(folder, tmp_path):
     """Killed as soon as the first training is in its journal; the same call goes on from there."""
     stormy, killed = tmp_path / "stormy", tmp_path / "killed"
     killed_in_training(begun(__name__, folder, stormy, killed), stormy, killed)
@@ -56,16 +54,14 @@ def test_a_kill_in_the_training_changes_nothing(folder: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_scans_at_once_share_a_store(folder: Path, tmp_path: Path) -> None:
+def test_two_scans_at_once_share_a_store(folder, tmp_path):
     processes = [begun(__name__, folder, tmp_path / "store", tmp_path / f"run{i}") for i in range(2)]
     for process in processes:
         assert process.wait(timeout=250) == 0, process.stderr.read() if process.stderr else ""
     assert figures(tmp_path / "run0") == figures(tmp_path / "run1")
 
 
-def test_the_first_model_of_masked_pretraining_is_confirmed_beside_the_leading_ones(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_first_model_of_masked_pretraining_is_confirmed_beside_the_leading_ones(folder, tmp_path):
     training = ("top_k", "max_steps", "strategies")  # refused without confirm=True
     kept = {name: value for name, value in OPTIONS.items() if name not in training}
     options = {**kept, "confirm": False, "store": tmp_path / "store"}
@@ -98,7 +94,5 @@ def test_the_first_model_of_masked_pretraining_is_confirmed_beside_the_leading_o
         ("timm:vit_base_patch16_224.mae", "supervised, ImageNet-1k", False),
     ],
 )
-def test_masked_pretraining_is_read_from_the_zoo_or_from_the_tag(
-    source: str, pretraining: str | None, expected: bool
-) -> None:
+def test_masked_pretraining_is_read_from_the_zoo_or_from_the_tag(source, pretraining, expected):
     assert learned_masked(ModelSpec(source=source, pretraining=pretraining)) is expected

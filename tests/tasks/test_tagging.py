@@ -1,7 +1,5 @@
 """Entities and their metrics against seqeval; what a bootstrap over sentences draws."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -111,8 +109,7 @@ def test_labels_that_are_no_tags() -> None:
     told = reported(names, logits, labels, groups)
     assert told["counted"] == "words"
     assert [line["class"] for line in told["classes"]] == names
-    assert task.entities(labels[:3]) == []
-    assert task.stats(logits, labels, groups).ratio("entity_f1") is None
+    assert (task.entities(labels[:3]), task.stats(logits, labels, groups).ratio("entity_f1")) == ([], None)
     with pytest.raises(KeyError):
         task.stats(logits, labels, groups).value("entity_f1")
 
@@ -130,8 +127,7 @@ def test_no_entities_at_all() -> None:
 def test_the_task_of_a_target() -> None:
     words = [["Ada", str(i)] for i in range(20)]
     tagging = task_of(load_target((words, [["B-PER", "O"]] * 20)))
-    assert tagging.name == "tagging"
-    assert tagging.default_metric == "entity_f1"
+    assert (tagging.name, tagging.default_metric) == ("tagging", "entity_f1")
     plain = load_target(([f"a {i}" for i in range(20)], [i % 2 for i in range(20)]))
     assert task_of(plain) is registry.get("classification")
     assert tagging.label_kind is LabelKind.CLASSES

@@ -1,7 +1,5 @@
 """torchvision's whole detectors as candidates: what is kept, what is new, and the way from a file to a saved model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

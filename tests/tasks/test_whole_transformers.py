@@ -1,7 +1,5 @@
 """transformers' whole detectors as candidates: what is kept, what is learned, and the way to a saved model and ONNX."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from torchvision import tv_tensors
 
 import selector
 from selector import sources
-from selector.core.contracts import Target
 from selector.deploy.export import export_onnx
 from selector.tasks import registry
 from selector.zoo import ModelSpec
@@ -32,7 +29,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return sources.registry.get("vision").load(spec(detector(tmp_path, request.param)))
 
 
-def test_boxes_are_those_of_transformers_itself(encoder: Any) -> None:
+def test_boxes_are_those_of_transformers_itself(encoder):
     from transformers import RTDetrImageProcessor
 
     module, base = encoder.module, type(encoder.module).__mro__[2]
@@ -50,7 +47,7 @@ def test_boxes_are_those_of_transformers_itself(encoder: Any) -> None:
         assert torch.equal(one["labels"][:count], other["labels"])
 
 
-def test_all_but_the_class_layers_is_kept_and_learns(encoder: Any, target: Target) -> None:
+def test_all_but_the_class_layers_is_kept_and_learns(encoder, target):
     task, before = registry.get("detection"), encoder.module.state_dict()
     learner: Any = task.learner(encoder, target)
     kept = learner.network.detector.state_dict()
@@ -77,7 +74,7 @@ def test_all_but_the_class_layers_is_kept_and_learns(encoder: Any, target: Targe
 @pytest.mark.parametrize(
     "kind", ["rt_detr", *(pytest.param(k, marks=pytest.mark.slow) for k in ("rt_detr_v2", "d_fine"))]
 )
-def test_a_scan_ends_in_a_saved_detector_and_its_onnx_file(kind: str, target: Target, tmp_path: Path) -> None:
+def test_a_scan_ends_in_a_saved_detector_and_its_onnx_file(kind, target, tmp_path):
     import onnxruntime
 
     ranking = selector.rank(

@@ -1,10 +1,7 @@
 """Networks of the user's own: modules of this process, and checkpoints anywhere on this machine."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +36,7 @@ def small(seed: int = 0) -> Small:
     return Small().eval()
 
 
-def test_modules_are_ranked_by_name_confirmed_saved_and_used(photos: Path, tmp_path: Path) -> None:
+def test_modules_are_ranked_by_name_confirmed_saved_and_used(photos, tmp_path):
     mine, other = small(), small(1)
     before = {key: value.clone() for key, value in mine.state_dict().items()}
     ranking = selector.rank(
@@ -55,7 +52,7 @@ def test_modules_are_ranked_by_name_confirmed_saved_and_used(photos: Path, tmp_p
     assert not found.errors
 
 
-def test_the_same_module_is_known_again_and_other_weights_are_not(photos: Path, tmp_path: Path) -> None:
+def test_the_same_module_is_known_again_and_other_weights_are_not(photos, tmp_path):
     asked = {**FAST, "store": tmp_path / "store"}
     first = selector.rank(photos, zoo=[selector.Model(small(), transform=SMALL)], **asked)
     again = selector.rank(photos, zoo=[selector.Model(small(), transform=SMALL)], **asked)
@@ -67,7 +64,7 @@ def test_the_same_module_is_known_again_and_other_weights_are_not(photos: Path, 
     assert not selector.rank(photos, zoo=[selector.Model(changed, transform=SMALL)], **asked).models[0].cached
 
 
-def test_a_module_among_models_and_its_layers() -> None:
+def test_a_module_among_models_and_its_layers():
     zoo = load_zoo([ModelSpec(name="listed", source="timm:test_vit", weights="none")])
     chosen = select(zoo, [small(), "listed"])
     assert [spec.name for spec in chosen] == ["Small", "listed"]
@@ -79,7 +76,7 @@ def test_a_module_among_models_and_its_layers() -> None:
     )  # no head: its output
 
 
-def test_features_are_what_the_module_gives_before_its_head() -> None:
+def test_features_are_what_the_module_gives_before_its_head():
     module = small()
     encoder = registry.get("memory").load(selector.Model(module, transform=SMALL))
     batch = torch.randn(3, 3, 32, 32)
@@ -103,7 +100,7 @@ def test_features_are_what_the_module_gives_before_its_head() -> None:
         transforms._presets.ImageClassification(crop_size=56, resize_size=64, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
     ],
 )  # fmt: skip
-def test_a_transform_of_torchvision_says_how_images_are_prepared(transform: object) -> None:
+def test_a_transform_of_torchvision_says_how_images_are_prepared(transform):
     changes = selector.Model(small(), transform=transform).preprocess
     assert changes.input_size == (3, 56, 56)
     assert changes.crop_pct == pytest.approx(56 / 64)
@@ -111,7 +108,7 @@ def test_a_transform_of_torchvision_says_how_images_are_prepared(transform: obje
     assert changes.interpolation == "bilinear"
 
 
-def test_a_transform_that_cannot_be_read_is_refused() -> None:
+def test_a_transform_that_cannot_be_read_is_refused():
     odd = transforms.Compose([transforms.RandomRotation(5), transforms.Normalize((0.5,), (0.5,))])
     with pytest.raises(OptionError, match=r"transform must be a preset .* Got RandomRotation\."):
         selector.Model(small(), transform=odd)
@@ -119,7 +116,7 @@ def test_a_transform_that_cannot_be_read_is_refused() -> None:
         selector.Model(small(), transform=transforms.Compose([transforms.Normalize((0.5,), (0.5,))]))
 
 
-def test_a_checkpoint_anywhere_is_loaded(photos: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_anywhere_is_loaded(photos, tmp_path):
     import timm
 
     torch.manual_seed(5)
@@ -148,7 +145,7 @@ def test_a_checkpoint_anywhere_is_loaded(photos: Path, tmp_path: Path) -> None:
         (lambda: selector.plan("nowhere", max_params=small()), "max_params must be"),
     ],
 )  # fmt: skip
-def test_no_raw_error_and_no_dump_of_a_module(make, message: str) -> None:
+def test_no_raw_error_and_no_dump_of_a_module(make, message):
     with pytest.raises(ConfigError) as caught:
         make()
     told = str(caught.value)
@@ -158,19 +155,19 @@ def test_no_raw_error_and_no_dump_of_a_module(make, message: str) -> None:
     assert "Conv2d" not in told
 
 
-def test_a_module_of_another_process_is_a_row_with_a_reason() -> None:
+def test_a_module_of_another_process_is_a_row_with_a_reason():
     spec = ModelSpec(source="memory:Small-0123456789abcdef", name="gone")
     with pytest.raises(Exception, match=r"was a module in the memory of another process; hand the same module over"):
         registry.get("memory").load(spec)
 
 
-def test_making_entries_imports_no_torch() -> None:
+def test_making_entries_imports_no_torch():
     code = "import sys, selector; selector.Model('timm:resnet18', weights='/x/y.pth'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_no_zoo_file_can_decide_where_weights_lie(tmp_path: Path) -> None:
+def test_no_zoo_file_can_decide_where_weights_lie(tmp_path):
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text("models:\n- {source: 'timm:resnet18', weights: {file: passwd, base: /etc}}\n")
     with pytest.raises(ZooError, match="unknown key 'base'"):

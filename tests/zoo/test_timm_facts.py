@@ -1,7 +1,5 @@
 """What timm publishes of its weights: a table in the package, known before anything is fetched."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from selector.zoo import ModelSpec
 from selector.zoo.timm_facts import timm_facts, with_facts
 
 
-def test_facts_of_a_model_are_those_that_are_published() -> None:
+def test_facts_of_a_model_are_those_that_are_published():
     spec = ModelSpec(source="timm:convnextv2_large.fcmae_ft_in22k_in1k")
     found = timm_facts(spec)
     assert found is not None
@@ -34,9 +32,7 @@ def test_facts_of_a_model_are_those_that_are_published() -> None:
     assert timm_facts(ModelSpec(source="torchvision:resnet50.IMAGENET1K_V1")) is None
 
 
-def test_a_wildcard_lists_all_of_timm_without_a_zoo_file_and_limits_know_its_sizes(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_a_wildcard_lists_all_of_timm_without_a_zoo_file_and_limits_know_its_sizes(photos, tmp_path):
     chosen, _ = choose_models(None, "timm:*")
     assert len(chosen) > 1000
     sources = [spec.source for spec in chosen if spec.weights is None]
@@ -47,9 +43,7 @@ def test_a_wildcard_lists_all_of_timm_without_a_zoo_file_and_limits_know_its_siz
     assert sum("more than 10.0M" in model["note"] for model in plan.models) > 800
 
 
-def test_a_plan_of_many_models_asks_the_hub_for_none(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_of_many_models_asks_the_hub_for_none(photos, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
 
     def asked(*args: object, **kwargs: object) -> None:
@@ -63,7 +57,7 @@ def test_a_plan_of_many_models_asks_the_hub_for_none(
         selector.plan(photos, models="timm:resnet18.a1_in1k", store=tmp_path / "s")
 
 
-def test_the_table_is_what_its_script_makes(tmp_path: Path) -> None:
+def test_the_table_is_what_its_script_makes(tmp_path):
     rows = {"a.x": [(224, 80.0), (288, 81.0)], "b.y": [(240, 70.0)]}
     for file, shift in (("imagenet", 0), ("imagenet-real", 5), ("imagenet-r", -30), ("sketch", -40)):
         with (tmp_path / f"results-{file}.csv").open("w") as out:

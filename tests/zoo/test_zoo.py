@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,8 +41,7 @@ models:
     )
     assert zoo.names() == ["timm:resnet18", "timm:convnext*", "fifty", "mine"]
     plain, wild, fifty, mine = zoo.models
-    assert plain.source_name == "timm"
-    assert plain.model_id == "resnet18"
+    assert (plain.source_name, plain.model_id) == ("timm", "resnet18")
     assert not plain.is_wildcard
     assert wild.is_wildcard
     assert wild.tags == ("mine", "wide")
@@ -239,9 +236,6 @@ def test_weights_that_are_missing_say_what_to_do(tmp_path: Path, monkeypatch: py
 def test_a_frozen_spec_reads_back(spec: ModelSpec) -> None:
     assert ModelSpec.model_validate(spec.model_dump(mode="json")) == spec
     assert "tags" not in spec.feature_settings()
-
-
-# ---------------------------------------------------------------------------- the shipped zoo
 
 
 def test_every_timm_model_of_the_shipped_zoo_is_in_the_installed_registry() -> None:
