@@ -1,9 +1,8 @@
 """How a network is run: which backend, precision and batch size, decided once an encoder.
 
 Where reading all images does not take many times as long as a trial of backends and precisions would, a table of measured
-families of networks (``backend_table``) and what this machine remembers of earlier trials decide, and a batch or two, by
-how long torch takes for them, check that the features stay the same. Where it does, both are tried on a sample; nothing
-is taken that is not faster and does not give the same features.
+families of networks (``backend_table``) says what is tried, and a batch checks that the features stay the same. Where it
+does, both are tried on a sample; nothing is taken that is not faster and does not give the same features.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.core.resources import is_out_of_memory, memory_limit
 from selector.extract import backend_table
-from selector.extract.backend_table import Known, family_of
+from selector.extract.backend_table import Known, Way, family_of
 from selector.extract.backends import Backend, open_backend, why_not
 from selector.extract.inputs import Batch, rows_of
 from selector.extract.multi_tap import parts
@@ -52,7 +51,8 @@ WORTH_SAYING = 10.0  # seconds that a network would be read sooner with a packag
 _NOTABLY = 1.03  # a gain below is noise
 _SAME = 0.99  # centered cosine below which a converted network is not the same network
 _TRIAL_SHARE = 1 / 8  # of the time of reading all images that a trial may take: the table is right about most networks
-_LONG = 0.3  # seconds that torch may take for the batches that a known network is compared on, beyond the first
+FEWEST = 64  # images from which a network is run in another way than torch in float32
+WORTHWHILE = 0.3  # seconds that another way must save: the batch that judges it takes some
 
 
 _mentioned = False  # that OpenVINO would save much: once a process
@@ -170,7 +170,7 @@ def _chosen(
         return "eager", _lowered(trial, "eager", precision)
     if backend != "auto":
         return _forced(trial, backend, precision)
-    if precision == "auto" and (known := _short_cut(trial, rows_expected, store)) is not None:
+    if precision == "auto" and (known := _short_cut(trial, rows_expected)) is not None:
         return known
     for other in _others(trial.device):
         if _pays(trial, other, precision, rows_expected, store) and _faster(trial, other, store):
@@ -186,7 +186,7 @@ def _mention_openvino(trial: _Trial, precision: str, rows_expected: int) -> None
         return
     if trial.encoder.module is None or not why_not("openvino", trial.device):  # there is but one reason on a CPU
         return
-    known = backend_table.look_up(family_of(trial.encoder.module), "openvino")
+    known = backend_table.look_up(family_of(trial.encoder.module))
     if known is None or known.speedup < backend_table.WORTH_SAYING:
         return
     seconds = rows_expected / rate
@@ -202,40 +202,43 @@ def _mention_openvino(trial: _Trial, precision: str, rows_expected: int) -> None
         )
 
 
-def _short_cut(trial: _Trial, rows_expected: int, store: FeatureStore | None) -> tuple[str, str] | None:
-    """(backend, precision) as they are known for such a network; None where that must be measured.
+def _short_cut(trial: _Trial, rows_expected: int) -> Way | None:
+    """The quickest way by the table that gives the features of a batch; None where that must be measured.
 
     A trial reads the sample in float32 and in bfloat16 and may convert the network for it: it is worth its time only
-    where all images take many times as long. Where they take longer than a trial, bfloat16 is compared on the first
-    images even if most networks of the family lose their features by it.
+    where all images take many times as long.
     """
-    known = next(known_ways(trial.encoder, trial.device, store), None)
-    if known is None or len(trial.sample) < JUDGED_ON:
+    assert trial.encoder.module is not None
+    known = backend_table.look_up(family_of(trial.encoder.module)) if trial.device == "cpu" else None
+    if known is None or len(trial.sample) < FEWEST:
         return None
-    images = trial.few()
+    trial.measure("eager", "float32", trial.batch_size)
     each = 1 / trial.rates["eager", "float32"]
-    reading, judging = rows_expected * each / known.over_float32, JUDGED_ON * each + known.setup
-    if _TRIAL_SHARE * reading > judging:
+    ways = likely_ways(known, trial.device, rows_expected * each)
+    if _TRIAL_SHARE * next(iter(ways.values())) > JUDGED_ON * each + known.setup:
         return None
-    converts = known.pays(rows_expected * each)
-    name, precision = (known.backend, known.precision) if converts else ("eager", known.eager_precision)
-    if reading > judging:
-        precision = "bfloat16"
-    if precision == "bfloat16" and not _may_lower(trial.device, trial.sample):
-        precision = "float32"
-    if (name, precision) == ("eager", "float32"):
-        return name, precision
-    if _keeps(trial, name, precision, images):
-        if converts or precision == known.eager_precision or trial.rates[name, precision] * each > 1:
+    lossy = False  # what loses its features in one backend's bfloat16 does in the other's
+    for name, precision in ways:
+        if (name, precision) == ("eager", "float32"):
+            break
+        if lossy and precision == "bfloat16":
+            continue
+        keeps = _keeps(trial, name, precision, trial.batch_size)
+        if keeps and trial.rates[name, precision] * each > 1:
             return name, precision
-        return name, "float32"
-    # the network is converted by now: the same in float32 costs a compilation, a search more than it saves
-    converted = name != "eager" and precision == "bfloat16" and _keeps(trial, name, "float32", images)
-    if converted and trial.rates[name, "float32"] > trial.rates["eager", "float32"]:
-        return name, "float32"
-    if name != "eager":
-        trial.drop(name)
+        lossy = lossy or precision == "bfloat16"
+    trial.drop(known.backend)
     return "eager", "float32"
+
+
+def likely_ways(known: Known, device: str, eager_seconds: float) -> dict[Way, float]:
+    """Ways to run a network that takes so many seconds in eager torch and float32 and the seconds that each takes by the
+    table, the quickest first; that one alone where no other saves enough to be tried."""
+    from selector.extract.backends.eager import has_bfloat16
+
+    converts, plain = not why_not(known.backend, device), ("eager", "float32")
+    ways = known.ways(eager_seconds, converts=converts, lowers=has_bfloat16(device))
+    return ways if min(ways.values()) + WORTHWHILE < eager_seconds else {plain: eager_seconds}
 
 
 def _keeps(trial: _Trial, name: str, precision: str, images: int) -> bool:
@@ -250,23 +253,6 @@ def _keeps(trial: _Trial, name: str, precision: str, images: int) -> bool:
         )
         return False
     return near.good() if precision == "bfloat16" else _same(near)
-
-
-def known_ways(encoder: Encoder, device: str, store: FeatureStore | None) -> Iterator[Known]:
-    """How networks of this family run beside eager torch, as this machine remembers, else by the shipped table; the
-    likeliest backend first."""
-    if device != "cpu" or encoder.module is None:
-        return
-    family = family_of(encoder.module)
-    for other in _others(device):
-        shipped = backend_table.look_up(family, other)
-        if shipped is None:
-            continue
-        mine = [m for m in _measured(store, other, device) if m.get("family") == family]
-        if len(mine) >= 2:
-            speedup, setup = (statistics.median(m[key] for m in mine) for key in ("speedup", "setup"))
-            shipped = replace(shipped, speedup=speedup, setup=setup, networks=len(mine))
-        yield shipped
 
 
 class _Trial:
@@ -329,14 +315,6 @@ class _Trial:
             self.rates[key] = max(self.rates.get(key, 0.0) if done > self.batch_size else 0.0, len(part) / seconds)
             done += len(part)
         return np.concatenate(parts)[: rows_of(self.sample[:wanted])]
-
-    def few(self) -> int:
-        """Images to compare a known network on: a batch, and another where torch is quick, whose first one warms up."""
-        key, wanted = ("eager", "float32"), 0
-        while wanted < _compared(self) and (not wanted or wanted / self.rates[key] < _LONG):
-            wanted += self.batch_size
-            self.measure(*key, wanted)
-        return wanted
 
     def agreement(self, name: str, precision: str, reference: str = "eager", images: int | None = None) -> Agreement:
         """With the float32 features of ``reference``; of several variants the worst counts."""

@@ -1,16 +1,16 @@
 """Backends as they were measured: families of networks on kinds of processors, shipped with the package.
 
-``benchmarks/bench_backends.py`` makes the table. A scan that is shorter than a trial decides by it, and by what this
-machine has measured itself, which counts more.
+``benchmarks/bench_backends.py`` makes the table. A scan that does not take many times as long as a trial decides by it.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from selector.core.system import cpu_kind
 
@@ -22,29 +22,45 @@ WORTH_SAYING = 1.2  # times as fast: less is no reason to install another packag
 DEPTHWISE = 0.3  # share of the layers; with fewer the others decide how fast a network is
 
 
+Way: TypeAlias = tuple[str, str]
+"""Backend and precision."""
+
+
 @dataclass(frozen=True)
 class Known:
-    """How networks of a family are run fastest on a kind of processor.
+    """How networks of a family run on a kind of processor; all figures are medians of so many ``networks``.
 
     Attributes:
-        backend: what is fastest beside eager torch; ``speedup`` over eager torch at its best, and the seconds of
-            ``setup`` that converting and compiling a network take, both medians of so many ``networks``.
-        precision, eager_precision: of that backend and of eager torch: the faster one in which at least half of the
-            networks keep their features.
-        over_float32: how much faster than eager torch in float32 the fastest way is, a median as well.
+        backend: what is fastest beside eager torch.
+        speeds: how many times as fast as eager torch in float32 each way is.
+        setup: seconds of a core that converting and compiling a network take.
+        keeps: whether at least half of the networks keep their features in bfloat16.
     """
 
     backend: str
-    precision: str
-    eager_precision: str
-    speedup: float
+    speeds: Mapping[Way, float]
     setup: float
+    keeps: bool
     networks: int
-    over_float32: float = 1.0
 
-    def pays(self, eager_seconds: float) -> bool:
-        """Whether converting saves more of so many seconds in eager torch than it takes."""
-        return self.speedup > 1 and eager_seconds * (1 - 1 / self.speedup) > self.setup
+    @property
+    def speedup(self) -> float:
+        """Of the backend over eager torch, in the precision that most of the networks stand."""
+        precision = "bfloat16" if self.keeps else "float32"
+        return self.speeds[self.backend, precision] / self.speeds["eager", precision]
+
+    def ways(self, eager_seconds: float, *, converts: bool, lowers: bool) -> dict[Way, float]:
+        """Seconds that each way takes for what takes so many in eager torch and float32, the quickest first.
+
+        Args:
+            converts: whether the backend can run here; ``lowers``: whether bfloat16 may.
+        """
+        seconds = {
+            way: eager_seconds / speed + (self.setup if way[0] == self.backend else 0.0)
+            for way, speed in self.speeds.items()
+            if (converts or way[0] == "eager") and (lowers or way[1] == "float32")
+        }
+        return dict(sorted(seconds.items(), key=lambda item: item[1]))
 
 
 def family_of(module: nn.Module) -> Family:
@@ -58,30 +74,25 @@ def family_of(module: nn.Module) -> Family:
     return "depthwise" if len(depthwise) >= DEPTHWISE * max(1, len(layers)) else "convolution"
 
 
-def look_up(family: Family, backend: str) -> Known | None:
+def look_up(family: Family) -> Known | None:
     """The row of a family on this kind of processor, or None where nobody has measured it."""
-    return _table().get((cpu_kind(), family, backend))
+    return _table().get((cpu_kind(), family))
 
 
 def speedups(backend: str) -> tuple[float, float] | None:
     """The least and the most that a backend gains over eager torch on this kind of processor, by family of networks; None
     where nobody has measured it."""
-    found = [known.speedup for (kind, _, name), known in _table().items() if (kind, name) == (cpu_kind(), backend)]
-    return (min(found), max(found)) if found else None
+    rows = [known for (kind, _), known in _table().items() if (kind, known.backend) == (cpu_kind(), backend)]
+    return (min(k.speedup for k in rows), max(k.speedup for k in rows)) if rows else None
 
 
 @functools.cache
-def _table() -> dict[tuple[str, str, str], Known]:
+def _table() -> dict[tuple[str, str], Known]:
     text = resources.files("selector.extract").joinpath("backend_table.csv").read_text(encoding="utf-8")
-    return {
-        (row["cpu"], row["family"], row["backend"]): Known(
-            row["backend"],
-            row["precision"],
-            row["eager_precision"],
-            float(row["speedup"]),
-            float(row["setup_s"]),
-            int(row["networks"]),
-            float(row["over_float32"]),
-        )
-        for row in csv.DictReader(text.splitlines())
-    }
+    return {(row["cpu"], row["family"]): _known(row) for row in csv.DictReader(text.splitlines())}
+
+
+def _known(row: Mapping[str, str]) -> Known:
+    ways = [(name, precision) for name in ("eager", row["backend"]) for precision in ("float32", "bfloat16")]
+    speeds = {way: float(row.get("_".join(way), 1.0)) for way in ways}
+    return Known(row["backend"], speeds, float(row["setup_s"]), row["keeps"] == "1", int(row["networks"]))

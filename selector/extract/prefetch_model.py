@@ -121,7 +121,8 @@ def open_ahead(
     """
     import torch
 
-    from selector.extract.backend_choice import JUDGED_ON, known_ways
+    from selector.extract import backend_table
+    from selector.extract.backend_choice import FEWEST, likely_ways
     from selector.extract.encode import batch_of, decided_before, resolve_device
 
     device = resolve_device(device)
@@ -136,18 +137,20 @@ def open_ahead(
             if before.backend == "eager":
                 return {}
             return {how: open_backend(how[0], encoder, device, how[1], before.batch_size, store.compiled_folder)}
-        known = next(known_ways(encoder, device, store), None)
-        if known is None or (precision, backend) != ("auto", "auto") or rows_expected < JUDGED_ON:
+        known = backend_table.look_up(backend_table.family_of(encoder.module)) if device == "cpu" else None
+        if known is None or (precision, backend) != ("auto", "auto") or rows_expected < FEWEST:
             return {}  # what so few images cannot judge runs in eager torch
         batch = encoder.probe()
         started = time.thread_time()  # this thread's share of the work; what others do meanwhile does not count
         with torch.inference_mode():
             encoder.encode(batch)
         seconds = (time.thread_time() - started) / len(batch)
-        if not known.pays(rows_expected * seconds):
-            return {}
-        name, lowered = known.backend, known.precision
-        return {(name, lowered): open_backend(name, encoder, device, lowered, batch_of(device), store.compiled_folder)}
+        how = next(iter(likely_ways(known, device, rows_expected * seconds)))
+        return (
+            {}
+            if how[0] == "eager"
+            else {how: open_backend(how[0], encoder, device, how[1], batch_of(device), store.compiled_folder)}
+        )
     except (SourceError, RuntimeError, TypeError, NotImplementedError) as error:
         log.info("%s was not opened ahead: %s", encoder.name, str(error).splitlines()[:1])
         return {}

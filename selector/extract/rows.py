@@ -227,8 +227,8 @@ def _may_lower(device: str, module: Any) -> bool:
 
     if not has_bfloat16(device):
         return False
-    known = backend_table.look_up(backend_table.family_of(module), "openvino") if device == "cpu" else None
-    return known is None or known.eager_precision == "bfloat16"
+    known = backend_table.look_up(backend_table.family_of(module)) if device == "cpu" else None
+    return known is None or known.keeps
 
 
 def extract_rows(

@@ -6,7 +6,6 @@ import sys
 import time
 import types
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,7 @@ from selector.extract import backend_table
 from selector.extract import encode as encoding
 from selector.extract import prefetch_model as opening
 from selector.extract.backend_choice import Agreement, agreement
-from selector.extract.backends import open_backend, why_not
+from selector.extract.backends import eager, open_backend, why_not
 from selector.extract.backends.eager import has_bfloat16, unrounded
 from selector.extract.encode import CHUNK_ROWS, Runner, extract_together, open_runner, resolve_device
 from selector.extract.prefetch_model import LoadAhead, open_ahead
@@ -874,11 +873,17 @@ def test_a_batch_size_that_memory_forced_is_remembered(tmp_path):
     assert open_runner(encoder, **PLAIN, sample=pixels, rows_expected=40, store=store).batch_size == 8
 
 
-def known(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """What the table says of every network on this processor."""
-    row = backend_table.Known("eager", "float32", "float32", speedup=0.5, setup=0.0, networks=3, over_float32=2.0)
-    monkeypatch.setattr(backend_table, "look_up", lambda *_: replace(row, **changes))
-    monkeypatch.setattr(deciding, "_others", lambda _: ["openvino"])
+# ---------------------------------------------------------------------------- short scans
+
+
+def known(monkeypatch: pytest.MonkeyPatch, setup: float = 0.0, **speeds: float) -> None:
+    """What the table says of every network on this processor: how fast its ways are (``eager_bfloat16=2.0``)."""
+    ways = [(name, precision) for name in ("eager", "openvino") for precision in ("float32", "bfloat16")]
+    of_ways = {way: speeds.get("_".join(way), 1.0 if way[0] == "eager" else 0.5) for way in ways}
+    row = backend_table.Known("openvino", of_ways, setup, keeps=True, networks=3)
+    monkeypatch.setattr(backend_table, "look_up", lambda _: row)
+    monkeypatch.setattr(deciding, "WORTHWHILE", 0.0)
+    monkeypatch.setattr(eager, "has_bfloat16", lambda _: True)
 
 
 def batches_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
@@ -897,14 +902,15 @@ def batches_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
 AUTO: dict[str, Any] = {"device": "cpu", "precision": "auto", "backend": "auto"}
 
 
-def test_a_short_scan_decides_by_the_table_and_a_long_one_by_measuring(small, monkeypatch):
-    known(monkeypatch, eager_precision="bfloat16")
-    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+def test_a_short_scan_decides_by_the_table_and_a_long_one_by_measuring(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, eager_bfloat16=2.0)
     ran = batches_run(monkeypatch)
     sample = pictures(128)
     runner = open_runner(small, **AUTO, sample=sample, rows_expected=2000)  # a trial would take an eighth of the time
-    assert {images for *_, images in ran} == {16, 32}  # two batches check what the table says, since torch is quick
-    assert (runner.identity["backend"], runner.facts["judged_on"]) == ("eager", 32)
+    assert {images for *_, images in ran} == {16}  # a batch checks what the table says
+    assert runner.identity["backend"] == "eager"
     ran.clear()
     monkeypatch.setattr(deciding, "_pays", lambda *_: False)
     open_runner(small, **AUTO, sample=sample, rows_expected=1_000_000)
@@ -919,9 +925,8 @@ class Ponderous(nn.Module):
         return x.flatten(1)[:, ::64]
 
 
-def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(monkeypatch, tmp_path):
-    known(monkeypatch, eager_precision="bfloat16")
-    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+def test_the_rows_of_the_batch_that_checks_the_table_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    known(monkeypatch, eager_bfloat16=1.01)
     monkeypatch.setattr(deciding, "time", TIME)
     ran = batches_run(monkeypatch)
     encoder, pixels = Small(Ponderous(), 48), Pictures(pictures(200))
@@ -937,8 +942,10 @@ def test_where_torch_is_slow_one_batch_checks_the_table_and_its_rows_are_kept(mo
     np.testing.assert_array_equal(kept, runner.encode(pixels.rows))
 
 
-def test_a_package_that_would_save_much_is_named_once(monkeypatch, caplog):
-    known(monkeypatch, backend="openvino", speedup=2.0, setup=1.0)
+def test_a_package_that_would_save_much_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(monkeypatch, setup=1.0, openvino_bfloat16=2.0)
     monkeypatch.setattr(deciding, "_mentioned", False)
     monkeypatch.setattr(deciding, "why_not", lambda *_: "not installed")
     trial: Any = SimpleNamespace(
@@ -963,20 +970,24 @@ def test_few_images_are_judged_by_their_cosine_alone(cosine, neighbors, images, 
 @needs_openvino
 def test_the_likely_backend_is_opened_ahead_where_that_pays_and_is_not_opened_again(small, monkeypatch, tmp_path):
     store = FeatureStore(tmp_path)
-    known(monkeypatch, backend="openvino", precision="float32", speedup=100.0)
+    known(monkeypatch, openvino_float32=100.0)
     assert open_ahead(small, **PLAIN, rows_expected=500, store=store) == {}  # a backend was asked for
-    assert open_ahead(small, **AUTO, rows_expected=100, store=store) == {}  # too few to judge it
+    assert open_ahead(small, **AUTO, rows_expected=63, store=store) == {}  # too few to judge it
     opened = open_ahead(small, **AUTO, rows_expected=500, store=store)
     assert list(opened) == [("openvino", "float32")]
     monkeypatch.setattr(
         deciding, "open_backend",
         lambda name, *args: pytest.fail("it was opened again") if name == "openvino" else open_backend(name, *args),
     )  # fmt: skip
+    keeps = deciding._keeps
+    monkeypatch.setattr(
+        deciding, "_keeps", lambda trial, *way: keeps(trial, *way) and trial.rates.update({way[:2]: 1e9}) is None
+    )
     sample = pictures(128)
     runner = open_runner(small, **AUTO, sample=sample, rows_expected=200, store=store, opened=opened)
     assert runner.identity == {"backend": "openvino", "precision": "float32"}
     np.testing.assert_allclose(runner.encode(sample), reference(small, sample), rtol=1e-3, atol=1e-3)
-    known(monkeypatch, backend="openvino", precision="float32", speedup=2.0, setup=1e6)
+    known(monkeypatch, setup=1e6, openvino_float32=2.0)
     assert open_ahead(small, **AUTO, rows_expected=500, store=store) == {}
 
 
@@ -999,8 +1010,10 @@ def test_what_an_earlier_round_decided_is_opened_ahead_without_a_trial_and_once(
     assert open_ahead(small, **plain, **asked, decided={**decided, "backend": "eager"}) == {}
 
 
-def test_what_cannot_be_opened_ahead_is_left_for_its_turn(small, monkeypatch, tmp_path):
-    known(monkeypatch, backend="openvino", precision="float32", speedup=100.0)
+def test_what_cannot_be_opened_ahead_is_left_for_its_turn(
+    small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known(monkeypatch, openvino_float32=100.0)
 
     def refuses(*_: Any) -> Any:
         raise SourceError("no conversion")
@@ -1031,9 +1044,8 @@ def test_small_networks_stay_loaded_for_the_next_round(limit, again, monkeypatch
     assert (second[0] is first[0]) == (limit is None)
 
 
-def test_the_table_is_not_believed_where_the_features_differ(monkeypatch):
-    known(monkeypatch, eager_precision="bfloat16")
-    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+def test_the_table_is_not_believed_where_the_features_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    known(monkeypatch, eager_bfloat16=1.01)
     monkeypatch.setattr(
         deciding._Trial, "agreement", lambda *_, **__: deciding.Agreement(cosine=0.99, neighbors=0.5, images=32)
     )
@@ -1041,43 +1053,43 @@ def test_the_table_is_not_believed_where_the_features_differ(monkeypatch):
     assert runner.identity == {"backend": "eager", "precision": "float32"}
 
 
-@pytest.mark.parametrize(
-    ("rows", "rate", "precision"), [(2000, 1e9, "bfloat16"), (2000, 1e-9, "float32"), (200, 1e9, "float32")]
-)
-def test_where_reading_takes_longer_than_a_trial_bfloat16_is_compared_whatever_the_table_says(
-    small, rows, rate, precision, monkeypatch
-):
-    known(monkeypatch, eager_precision="float32")
-    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
-    original = deciding._Trial.agreement
-
-    def agreement(self: Any, *args: Any, **options: Any) -> deciding.Agreement:
-        found = original(self, *args, **options)
-        self.rates["eager", "bfloat16"] = rate
-        return replace(found, cosine=0.999)
-
-    monkeypatch.setattr(deciding._Trial, "agreement", agreement)
-    runner = open_runner(small, **AUTO, sample=pictures(128), rows_expected=rows)
-    assert (runner.identity["backend"], runner.identity["precision"]) == ("eager", precision)
-
-
 @needs_openvino
-@pytest.mark.parametrize(("rate", "backend"), [(1e9, "openvino"), (1e-9, "eager")])
-def test_a_network_that_loses_its_features_in_bfloat16_stays_converted_where_that_is_faster(
-    small, rate, backend, monkeypatch
-):
-    known(monkeypatch, backend="openvino", precision="bfloat16", speedup=100.0)
-    monkeypatch.setattr(deciding, "_may_lower", lambda *_: True)
+@pytest.mark.parametrize(
+    ("rates", "cosine", "way"),
+    [
+        ({"bfloat16": 1e9}, 0.999, ("openvino", "bfloat16")),
+        ({"bfloat16": 1e9, "float32": 1e9}, 0.9, ("openvino", "float32")),  # converted by now, and faster as it is
+        ({"bfloat16": 1e9, "float32": 1e-9}, 0.9, ("eager", "float32")),
+        ({"bfloat16": 1e-9, "float32": 1e9}, 0.999, ("openvino", "float32")),
+    ],
+)
+def test_the_quickest_way_of_the_table_that_keeps_the_features_is_taken(
+    small: Small, rates: dict[str, float], cosine: float, way: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, openvino_bfloat16=100.0, openvino_float32=50.0, eager_bfloat16=20.0)
     original = deciding._Trial.agreement
 
     def agreement(self: Any, name: str, precision: str, *args: Any, **options: Any) -> deciding.Agreement:
         found = original(self, name, precision, *args, **options)
-        self.rates["openvino", "float32"] = rate
-        return deciding.Agreement(0.9, 0.5, 32) if precision == "bfloat16" else found
+        if name == "eager":
+            pytest.fail("what bfloat16 does to a network is judged once")
+        self.rates["openvino", precision] = rates[precision]
+        return deciding.Agreement(cosine, 0.5, 16) if precision == "bfloat16" else found
 
     monkeypatch.setattr(deciding._Trial, "agreement", agreement)
-    runner = open_runner(small, **AUTO, sample=pictures(128), rows_expected=200)
-    assert runner.identity == {"backend": backend, "precision": "float32"}
+    runner = open_runner(small, **AUTO, sample=pictures(100), rows_expected=100)
+    assert (runner.identity["backend"], runner.identity["precision"]) == way
+
+
+@pytest.mark.parametrize(("images", "worth"), [(63, 0.0), (100, 1e6)])
+def test_nothing_is_tried_for_too_few_images_or_too_little_to_save(
+    small: Small, images: int, worth: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, openvino_bfloat16=100.0)
+    monkeypatch.setattr(deciding, "WORTHWHILE", worth)
+    monkeypatch.setattr(deciding, "_keeps", lambda *_: pytest.fail("it was tried"))
+    runner = open_runner(small, **AUTO, sample=pictures(images), rows_expected=images)
+    assert runner.identity == {"backend": "eager", "precision": "float32"}
 
 
 @needs_openvino
@@ -1095,19 +1107,6 @@ def test_a_conversion_runs_the_network_once(monkeypatch):
     assert batches == [2]  # the trace of two images, which torch does not check by running it again
 
 
-def test_what_this_machine_remembers_of_a_family_counts_more_than_the_table(small, monkeypatch, tmp_path):
-    known(monkeypatch, backend="openvino", precision="float32", speedup=100.0, setup=0.0)
-    store = FeatureStore(tmp_path)
-    assert next(deciding.known_ways(small, "cpu", None)).speedup == 100.0
-    family = backend_table.family_of(small.module)
-    mine = [{"speedup": speed, "setup": 9.0, "model": "x", "family": family} for speed in (0.5, 0.7)]
-    store.put("backend", deciding._machine("openvino", "cpu"), {"measured": mine})
-    found = next(deciding.known_ways(small, "cpu", store), None)
-    assert found is not None
-    assert (found.speedup, found.setup, found.networks) == (0.6, 9.0, 2)
-    assert not found.pays(1000.0)
-
-
 @pytest.mark.parametrize(
     ("architecture", "family"),
     [("test_vit", "attention"), ("mobilenetv2_035", "depthwise"), ("test_resnet", "convolution")],
@@ -1120,9 +1119,11 @@ def test_families_are_told_apart_by_their_layers(architecture, family):
 
 def test_every_row_of_the_shipped_table_can_be_used():
     table = backend_table._table()
-    assert {cpu for cpu, *_ in table} >= {"amx", "avx512_bf16"}
+    assert {cpu for cpu, _ in table} >= {"amx", "avx512_bf16"}
     for row in table.values():
-        assert row.speedup > 0
-        assert row.over_float32 >= 1
         assert row.setup > 0
-        assert {row.precision, row.eager_precision} <= {"float32", "bfloat16"}
+        assert len(row.speeds) == 4
+        ways = row.ways(100.0, converts=True, lowers=True)
+        assert list(ways.values()) == sorted(ways.values())
+        assert set(row.ways(100.0, converts=False, lowers=False)) == {("eager", "float32")}
+        assert next(iter(row.ways(100.0, converts=True, lowers=True)))[0] == "openvino"
