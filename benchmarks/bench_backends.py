@@ -2,7 +2,7 @@
 
     SELECTOR_ASSETS=... python -m benchmarks.bench_backends [--models GLOBS] [--quick]
 
-``results/backends.csv`` has a row a network and kind of processor: images a second of one core, of the fastest batch in
+``results/backends.csv`` has a row per model and kind of processor: images per second of one core, of the fastest batch in
 memory, the processor seconds that converting and compiling took (what other programs take counts in neither), and whether
 the features in bfloat16 agree with those in float32 on 128 photos. ``selector/extract/backend_table.csv`` is made of all
 its rows: the median by family and kind of processor. Rows of processors with AMX come from whole extractions instead,

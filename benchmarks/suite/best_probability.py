@@ -84,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     best = grid[int(losses.mean(axis=0).argmin())]
     factors = [min(FACTORS, key=lambda f, one=one: log_loss(cells(one, best, args.seed, f))) for one in sets.values()]
     unlike = float(np.quantile(factors, 0.9))
-    gain = {kind: mean_and_deviation(added) for kind, added in gains().items()}
-    write_rows(suites.RESULTS / "gain_choice.csv", choices(gains(), args.seed))
+    added = gains()
+    gain = {kind: mean_and_deviation(by_set) for kind, by_set in added.items()}
+    write_rows(suites.RESULTS / "gain_choice.csv", choices(added, args.seed))
     made = {"version": 2, "between": best.between, "within": best.within, "freedom": best.freedom, "unlike": unlike,
             "seen": [["image", "classes"], ["text", "classes"]], "gain": gain}  # fmt: skip
     print(made)

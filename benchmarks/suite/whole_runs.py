@@ -10,7 +10,6 @@ the mean over seeds, known to nobody who chooses.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 import selector
 from benchmarks.assets import assets_folder
-from benchmarks.rows import commit, facts, read_rows, write_rows
+from benchmarks.rows import commit, facts, options, read_rows, write_rows
 from benchmarks.suite import image_sets
 from benchmarks.suite.agreement_table import fine_tuned
 from benchmarks.suite.suites import RESULTS, find
@@ -34,20 +33,19 @@ ZOO = Path(__file__).parents[1] / "assets-zoo.yaml"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what has no row yet."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.suite.whole_runs", description=__doc__)
+    parser = options(__doc__, TABLE)
     parser.add_argument("--sets", nargs="+", default=["flowers"])
     parser.add_argument("--minutes", nargs="+", type=float, default=[2, 5, 20])
     parser.add_argument("--core", type=int, help="the one core that it runs on")
     args = parser.parse_args(argv)
-    if (assets := assets_folder("models/ and data/")) is None:
-        return 2
+    assets = assets_folder("models/ and data/")
     for name, minutes in itertools.product(args.sets, args.minutes):
         cell = {"set": name, "minutes": f"{minutes:g}", "cores": "all" if args.core is None else "1"}
-        rows = read_rows(TABLE)
+        rows = read_rows(args.out)
         if any(all(row[key] == value for key, value in cell.items()) for row in rows):
             continue
         with tempfile.TemporaryDirectory() as temporary:
-            write_rows(TABLE, [*rows, {**cell, **measured(name, minutes, args.core, assets, Path(temporary))}])
+            write_rows(args.out, [*rows, {**cell, **measured(name, minutes, args.core, assets, Path(temporary))}])
     return 0
 
 

@@ -24,7 +24,7 @@ from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.core.resources import is_out_of_memory, memory_limit
 from selector.extract import backend_table
-from selector.extract.backend_table import Known, Way, family_of
+from selector.extract.backend_table import Known, Way
 from selector.extract.backends import Backend, open_backend, why_not
 from selector.extract.inputs import Batch, rows_of
 from selector.extract.multi_tap import parts
@@ -186,7 +186,7 @@ def _mention_openvino(trial: _Trial, precision: str, rows_expected: int) -> None
         return
     if trial.encoder.module is None or not why_not("openvino", trial.device):  # there is but one reason on a CPU
         return
-    known = backend_table.look_up(family_of(trial.encoder.module))
+    known = backend_table.look_up(trial.encoder.module, trial.device)
     if known is None or known.speedup < backend_table.WORTH_SAYING:
         return
     seconds = rows_expected / rate
@@ -209,7 +209,7 @@ def _short_cut(trial: _Trial, rows_expected: int) -> Way | None:
     where all images take many times as long.
     """
     assert trial.encoder.module is not None
-    known = backend_table.look_up(family_of(trial.encoder.module)) if trial.device == "cpu" else None
+    known = backend_table.look_up(trial.encoder.module, trial.device)
     if known is None or len(trial.sample) < FEWEST:
         return None
     trial.measure("eager", "float32", trial.batch_size)
@@ -484,8 +484,6 @@ def _faster(trial: _Trial, other: str, store: FeatureStore | None) -> bool:
     speedup = trial.rates[other, "float32"] / trial.rates["eager", "float32"]
     if store is not None:
         new = {"speedup": speedup, "setup": trial.setup[other, "float32"], "model": trial.encoder.name}
-        if trial.encoder.module is not None:
-            new["family"] = family_of(trial.encoder.module)
         known = _measured(store, other, trial.device)
         store.put("backend", _machine(other, trial.device), {"measured": [*known, new][-REMEMBERED:]})
     if _same(near) and speedup > 1:

@@ -28,7 +28,7 @@ Way: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True)
 class Known:
-    """How networks of a family run on a kind of processor; all figures are medians of so many ``networks``.
+    """How networks of a family run on a kind of processor; all figures are medians over the networks that were measured.
 
     Attributes:
         backend: what is fastest beside eager torch.
@@ -41,7 +41,6 @@ class Known:
     speeds: Mapping[Way, float]
     setup: float
     keeps: bool
-    networks: int
 
     @property
     def speedup(self) -> float:
@@ -74,9 +73,9 @@ def family_of(module: nn.Module) -> Family:
     return "depthwise" if len(depthwise) >= DEPTHWISE * max(1, len(layers)) else "convolution"
 
 
-def look_up(family: Family) -> Known | None:
-    """The row of a family on this kind of processor, or None where nobody has measured it."""
-    return _table().get((cpu_kind(), family))
+def look_up(module: nn.Module, device: str) -> Known | None:
+    """The row of a network's family on this kind of processor; None on other devices and where nobody has measured it."""
+    return _table().get((cpu_kind(), family_of(module))) if device == "cpu" else None
 
 
 def speedups(backend: str) -> tuple[float, float] | None:
@@ -95,4 +94,4 @@ def _table() -> dict[tuple[str, str], Known]:
 def _known(row: Mapping[str, str]) -> Known:
     ways = [(name, precision) for name in ("eager", row["backend"]) for precision in ("float32", "bfloat16")]
     speeds = {way: float(row.get("_".join(way), 1.0)) for way in ways}
-    return Known(row["backend"], speeds, float(row["setup_s"]), row["keeps"] == "1", int(row["networks"]))
+    return Known(row["backend"], speeds, float(row["setup_s"]), row["keeps"] == "1")

@@ -137,7 +137,7 @@ def open_ahead(
             if before.backend == "eager":
                 return {}
             return {how: open_backend(how[0], encoder, device, how[1], before.batch_size, store.compiled_folder)}
-        known = backend_table.look_up(backend_table.family_of(encoder.module)) if device == "cpu" else None
+        known = backend_table.look_up(encoder.module, device)
         if known is None or (precision, backend) != ("auto", "auto") or rows_expected < FEWEST:
             return {}  # what so few images cannot judge runs in eager torch
         batch = encoder.probe()
@@ -146,11 +146,9 @@ def open_ahead(
             encoder.encode(batch)
         seconds = (time.thread_time() - started) / len(batch)
         how = next(iter(likely_ways(known, device, rows_expected * seconds)))
-        return (
-            {}
-            if how[0] == "eager"
-            else {how: open_backend(how[0], encoder, device, how[1], batch_of(device), store.compiled_folder)}
-        )
+        if how[0] == "eager":
+            return {}
+        return {how: open_backend(how[0], encoder, device, how[1], batch_of(device), store.compiled_folder)}
     except (SourceError, RuntimeError, TypeError, NotImplementedError) as error:
         log.info("%s was not opened ahead: %s", encoder.name, str(error).splitlines()[:1])
         return {}

@@ -227,7 +227,7 @@ def _may_lower(device: str, module: Any) -> bool:
 
     if not has_bfloat16(device):
         return False
-    known = backend_table.look_up(backend_table.family_of(module)) if device == "cpu" else None
+    known = backend_table.look_up(module, device)
     return known is None or known.keeps
 
 

@@ -27,6 +27,11 @@ class Run:
     steps: int
     record: Record
 
+    @property
+    def taken(self) -> int:
+        """Steps that it took: fewer than planned where time was over."""
+        return int(self.record.facts["steps"])
+
 
 @dataclass
 class Configuration:
@@ -122,7 +127,7 @@ class Field:
         for: its value says nothing and has no share in the choice."""
         if configuration.best is None:
             return True
-        steps, items = int(configuration.best.record.facts["steps"]), len(self.bench.indices["train"])
+        steps, items = configuration.best.taken, len(self.bench.indices["train"])
         an_epoch = max(1, items // min(self.bench.batch_size, items))  # batches that are left over are not trained on
         return steps < min(an_epoch, STEPS_AT_LEAST, self.settings["max_steps"] or STEPS_AT_LEAST)
 

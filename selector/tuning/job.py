@@ -333,7 +333,7 @@ def train(job: TrainingJob) -> Trainings:
 
     runs = try_rates(field, Configuration(loaded, job.strategy), job.rates, train_at)
     for run in runs:
-        if run.record.status == "ok" and (steps := int(run.record.facts["steps"])):
+        if run.record.status == "ok" and (steps := run.taken):
             forward = float(run.record.facts["evaluate_seconds"]) / len(bench.indices["val"])
             remember_costs(bench, loaded, job.strategy, float(run.record.facts["seconds"]) / steps, forward)
     return Trainings(tuple(runs), _best_weights(kit, field, loaded, runs), bench.now() - begun)

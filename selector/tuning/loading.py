@@ -57,8 +57,8 @@ def settle_precision(bench: Workbench, loaded: Loaded) -> None:
 
 
 def build(bench: Workbench, loaded: Loaded, init: Probe | None = None, adaptation: str = "") -> nn.Module:
-    """Its learner with a head that starts from ``init``, as every training starts from the linear probe, damped where that has
-    learned its training rows by heart.
+    """Build the learner of a candidate; its head starts from the linear probe ``init``, damped where that is perfect on its
+    training rows.
 
     Args:
         adaptation: its strategy, behind the decoder where several are compared.

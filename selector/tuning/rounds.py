@@ -155,7 +155,7 @@ def train_configuration(
 
 def book(field: Field, configuration: Configuration, run: Run, number: int) -> None:
     """Add a run to the history; the rest of the plan goes by what it took."""
-    record, measured = run.record, int(run.record.facts["steps"])
+    record, measured = run.record, run.taken
     configuration.seconds += float(record.facts["seconds"])
     if record.status == "ok" and measured > 0:
         configuration.loaded.forward_seconds = float(record.facts["evaluate_seconds"]) / len(field.bench.indices["val"])

@@ -11,6 +11,7 @@ import numpy as np
 
 from selector.core.task import Learner, Stats
 from selector.ranking.outlook import expected_gain, spread
+from selector.ranking.second_stage import Z90
 from selector.results import Measurement
 from selector.tuning.compare import Standing, advise
 from selector.tuning.field import Configuration, Field, Run, stats_of
@@ -25,7 +26,6 @@ REFITTED = (
     "the saved head was solved again on train and validation items together, at the strength that validation chose; the "
     "validation value is of the head before, the test value of the saved one"
 )
-Z90 = 1.645  # standard errors on either side of a 90% interval
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
 ENOUGH_STEPS = 50  # likewise, for it to gain what trainings usually gain
 
@@ -85,17 +85,12 @@ def verdict(field: Field) -> FineTuningResult:
 
 def _short_training(field: Field, configuration: Configuration) -> str:
     """Why a training cannot speak against its strategy; empty where it can."""
-    done = _steps(configuration)
+    assert configuration.best is not None
+    done = configuration.best.taken
     epochs = done * field.bench.batch_size / len(field.bench.indices["train"])
     if epochs < ENOUGH_EPOCHS:
         return f"ran for {done} steps only ({epochs:.1f} epochs)"
     return "was trained below its own size" if configuration.loaded.reduced else ""
-
-
-def _steps(configuration: Configuration) -> int:
-    """That its best run took."""
-    assert configuration.best is not None
-    return int(configuration.best.record.facts["steps"])
 
 
 def _sizes(loaded: Loaded) -> str:
@@ -113,9 +108,11 @@ def _merit(field: Field, table: Mapping[str, Standing], label: str, entrants: Ma
     frozen = f"{name} frozen"
     configuration = next((one for one in field.configurations if one.label == label), None)
     kind = (str(field.bench.target.modality), str(field.bench.target.label_kind))
-    if configuration is None or frozen not in table or field.metric != "accuracy" or kind not in spread().seen:
+    if configuration is None or configuration.best is None or frozen not in table or strategy != "full":
         return value
-    if strategy != "full" or _short_training(field, configuration) or _steps(configuration) < ENOUGH_STEPS:
+    if field.metric != "accuracy" or kind not in spread().seen:
+        return value
+    if _short_training(field, configuration) or configuration.best.taken < ENOUGH_STEPS:
         return value
     pair = field.standings({one: entrants[one] for one in (label, frozen)})
     error = max(one.high - one.low for one in pair.values()) / (2 * Z90)
@@ -272,7 +269,7 @@ def _trained(field: Field, loaded: Loaded, run: Run | None, module: object, cont
         task=field.bench.task.name,
         learning_rate=run.trial.rate if run else None,
         seed=run.trial.seed if run else field.seed,
-        steps=int(run.record.facts["steps"]) if run else 0,
+        steps=run.taken if run else 0,
     )
 
 
@@ -352,7 +349,7 @@ def _configuration_measurement(
     field: Field, configuration: Configuration, standing: Standing | None, test: Mapping[str, float]
 ) -> Measurement:
     if configuration.best is not None and standing is None:
-        done = _steps(configuration)
+        done = configuration.best.taken
         reason = f"{done} steps are less than one epoch, too few to judge it"
         return Measurement(
             configuration.strategy,
@@ -384,7 +381,7 @@ def _configuration_measurement(
         val=run.record.stats.values(field.bench.task.metrics),
         test=test,
         seed=run.trial.seed,
-        steps=int(run.record.facts["steps"]),
+        steps=run.taken,
         learning_rate=run.trial.rate,
         seconds=configuration.seconds,
         resolution=configuration.loaded.resolution,

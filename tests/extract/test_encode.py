@@ -880,8 +880,8 @@ def known(monkeypatch: pytest.MonkeyPatch, setup: float = 0.0, **speeds: float) 
     """What the table says of every network on this processor: how fast its ways are (``eager_bfloat16=2.0``)."""
     ways = [(name, precision) for name in ("eager", "openvino") for precision in ("float32", "bfloat16")]
     of_ways = {way: speeds.get("_".join(way), 1.0 if way[0] == "eager" else 0.5) for way in ways}
-    row = backend_table.Known("openvino", of_ways, setup, keeps=True, networks=3)
-    monkeypatch.setattr(backend_table, "look_up", lambda _: row)
+    row = backend_table.Known("openvino", of_ways, setup, keeps=True)
+    monkeypatch.setattr(backend_table, "look_up", lambda *_: row)
     monkeypatch.setattr(deciding, "WORTHWHILE", 0.0)
     monkeypatch.setattr(eager, "has_bfloat16", lambda _: True)
 

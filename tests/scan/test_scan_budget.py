@@ -100,7 +100,7 @@ def dear(scanned: FeatureStore) -> Iterator[FeatureStore]:
     scanned.put("rate", key, usual)
 
 
-def test_a_dear_network_waits_until_the_others_are_chosen(photos, dear, monkeypatch):
+def test_an_expensive_model_waits_until_the_others_are_chosen(photos, dear, monkeypatch):
     """It promises most, and the first round could pay for it alone."""
     monkeypatch.setattr(target_scan, "FIRST_ROWS", 8)
     monkeypatch.setattr(BudgetedRounds, "_promise", lambda self, network, prices: prices[network.name])
