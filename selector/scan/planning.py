@@ -313,6 +313,7 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
         max_steps=config.max_steps or plans.usual_steps(an_epoch),
         steps_an_epoch=an_epoch,
         reduced=config.resolution is None,
+        again=(train + val) / train if config.refit else 0.0,
     )
     least = plans.least_budget(costs[0], an_epoch, reduced=config.resolution is None) + reserve
     told = f"the smallest budget that fine-tunes {names[0][1]} is about {format_duration(least)}."
@@ -404,6 +405,7 @@ def _budgeted(found: _Found, data: Target, config: ScanConfig) -> tuple[float, f
         max_steps=config.max_steps or plans.usual_steps(an_epoch),
         steps_an_epoch=an_epoch,
         reduced=config.resolution is None,
+        again=(train + val) / train if config.refit else 0.0,
     )
     return (1.0, 0.0) if told is None else (told.factor, told.epochs)
 

@@ -389,6 +389,8 @@ FIRST_ROWS = 100  # of the first round, at least: fewer tell hardly anything
 FIRST_SHARE = 0.25  # at most
 BREADTH = 0.5  # of what is left: spent on a round while another follows
 EXPENSIVE = 0.25  # of what a first round may spend: a network that takes more waits until the others are chosen
+CHEAP = 0.02  # of what a first round may spend: one that takes less is looked at before all others, whatever is known of it
+_SETUP = 1.0  # seconds to load a network, which its price an item does not hold
 _DECADE = 0.5  # deviations of the prior that a network must be better by to cost ten times as much
 
 
@@ -455,7 +457,10 @@ class BudgetedRounds(Rounds):
     def _shares(self) -> list[float]:
         """Of the rows, a round each: the first such that half of the budget pays for all models, within bounds."""
         whole = self._unread()
-        part = self._left() / whole if whole else 1.0
+        left = self._left()
+        if self._budget.seconds is not None:
+            left = max(0.0, left - _SETUP * sum(read < self._items for read in self._read.values()) / BREADTH)
+        part = left / whole if whole else 1.0
         share = min(1.0, max(min(FIRST_SHARE, part * BREADTH), FIRST_ROWS / max(1, self._items)))
         shares = [share]
         while shares[-1] < 1:
@@ -485,7 +490,8 @@ class BudgetedRounds(Rounds):
         if first:  # whatever the budget, there is something to compare
             least = {n.name for n in sorted(running, key=lambda n: prices[n.name])[: self._top_k]}
             # what is known before a target is seen says too little to leave several unseen for a single one
-            order.sort(key=lambda n: prices[n.name] * items > EXPENSIVE * allotted)
+            cost = {n.name: prices[n.name] * items / max(allotted, 1e-9) for n in running}
+            order.sort(key=lambda n: (cost[n.name] > EXPENSIVE) - (cost[n.name] < CHEAP))
         chosen: list[SameNetwork] = []
         for network in order:
             price = prices[network.name] * max(0, items - self._read[network.name])

@@ -72,7 +72,7 @@ class Field:
             ``dead`` those that failed before their first round.
         history: every trial of every round.
         notes: for the reader.
-        refitted: name of the model whose frozen head was solved again on train and validation items.
+        refitted: what was fitted again on train and validation items, by label, in a sentence.
         settled: whether the leader was found before the last round.
     """
 
@@ -89,7 +89,7 @@ class Field:
     dead: list[Configuration] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    refitted: str = ""
+    refitted: dict[str, str] = field(default_factory=dict)
     settled: bool = False
 
     @property
@@ -111,6 +111,12 @@ class Field:
     def epsilon(self) -> float:
         """How much worse, in units of the metric, is as good."""
         return float(self.settings["epsilon"])
+
+    @property
+    def once_more(self) -> float:
+        """Steps on train and validation items for each step on the train items: as many epochs."""
+        train, val = (len(self.bench.indices[split]) for split in ("train", "val"))
+        return (train + val) / train
 
     def alive(self) -> list[Configuration]:
         """Configurations that are still in."""

@@ -284,6 +284,7 @@ class TrainingJob:
         rates: to be tried, by preference.
         known: records that the run has, by rate.
         seconds: that it may take on its device, loading included.
+        all_labels: see ``Trial``.
     """
 
     kit: Shared[Kit]
@@ -294,6 +295,7 @@ class TrainingJob:
     seed: int
     steps: int
     seconds: float
+    all_labels: bool = False
 
     @property
     def name(self) -> str:
@@ -322,7 +324,7 @@ def train(job: TrainingJob) -> Trainings:
     field = Field(bench, clock, kit.settings, InProcess(), job.kit)
 
     def train_at(before: int, rate: float) -> Run | None:
-        trial = Trial(loaded.name, job.strategy, rate, job.seed)
+        trial = Trial(loaded.name, job.strategy, rate, job.seed, job.all_labels)
         record = job.known.get(rate)
         if record is None:
             now = bench.now()

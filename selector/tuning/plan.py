@@ -58,10 +58,15 @@ class Round:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The rounds, and the seconds that they are expected to take."""
+    """The rounds, and the seconds that they are expected to take.
+
+    Attributes:
+        again: as many of the last round's steps once more, on all labels, have time behind it; 0 where they have none.
+    """
 
     rounds: tuple[Round, ...]
     seconds: float
+    again: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -113,9 +118,10 @@ def rounds_of(
     return (*rounds, Round(total, min(configurations, final_configurations), 1))
 
 
-def seconds_of(rounds: Sequence[Round], configurations: Sequence[StrategyCost]) -> float:
-    """What the rounds cost if the most expensive configurations go on."""
-    total = 0.0
+def seconds_of(rounds: Sequence[Round], configurations: Sequence[StrategyCost], again: float = 0.0) -> float:
+    """What the rounds cost if the most expensive configurations go on, and ``again`` times the last one's steps of one."""
+    last = again * rounds[-1].steps if rounds else 0.0
+    total = max((c.start + c.evaluate + c.step * last for c in configurations), default=0.0) if last else 0.0
     for each in rounds:
         costs = sorted(
             (
@@ -137,6 +143,7 @@ def make_plan(
     min_rates: int = 1,
     min_total: int = 1,
     min_epochs: float = LEAST_EPOCHS,
+    again: float = 0.0,
 ) -> TrainingPlan | None:
     """The plan with the most learning rates, then the most steps, that the budget allows.
 
@@ -147,24 +154,44 @@ def make_plan(
         min_rates: fewest learning rates a configuration.
         min_total: fewest steps of the last round.
         min_epochs: fewest epochs of the first round, of which 100 steps are always enough.
+        again: as many of the winner's steps once more, on train and validation items; left out where the winner would then
+            have less than ``GOOD_EPOCHS``: more of them help more than more items.
     Returns:
         None when not even the shortest first round fits.
     """
+    enough = max(min_total, GOOD_EPOCHS * steps_an_epoch)
+    for share, fewest in ((again, enough), (0.0, min_total)) if again else ((0.0, min_total),):
+        found = _plan(configurations, budget, max_steps, steps_an_epoch, min_rates, fewest, min_epochs, share)
+        if found is not None:
+            return found
+    return None
+
+
+def _plan(
+    configurations: Sequence[StrategyCost],
+    budget: float | None,
+    max_steps: int,
+    steps_an_epoch: int,
+    min_rates: int,
+    min_total: int,
+    min_epochs: float,
+    again: float,
+) -> TrainingPlan | None:
     least = min(max(MIN_STEPS, min(math.ceil(min_epochs * steps_an_epoch), STEPS_AT_LEAST)), max_steps)
     for rates in RATES:
         for final_configurations in (FINAL_LANES, 1):
             if rates < min_rates:
                 continue
             longest = rounds_of(max_steps, len(configurations), rates, final_configurations)
-            if budget is None or seconds_of(longest, configurations) <= SHARE_OF_BUDGET * budget:
-                return TrainingPlan(longest, seconds_of(longest, configurations))
-            total = _most_steps(configurations, rates, final_configurations, SHARE_OF_BUDGET * budget, max_steps)
+            if budget is None or seconds_of(longest, configurations, again) <= SHARE_OF_BUDGET * budget:
+                return TrainingPlan(longest, seconds_of(longest, configurations, again), again)
+            total = _most_steps(configurations, rates, final_configurations, SHARE_OF_BUDGET * budget, max_steps, again)
             if (
                 total >= max(1, min(min_total, max_steps))
                 and rounds_of(total, len(configurations), rates, final_configurations)[0].steps >= least
             ):
                 rounds = rounds_of(total, len(configurations), rates, final_configurations)
-                return TrainingPlan(rounds, seconds_of(rounds, configurations))
+                return TrainingPlan(rounds, seconds_of(rounds, configurations, again), again)
     return None
 
 
@@ -178,7 +205,13 @@ class Forecast:
 
 
 def foresee(
-    native: Sequence[StrategyCost], *, budget: float | None, max_steps: int, steps_an_epoch: int, reduced: bool = True
+    native: Sequence[StrategyCost],
+    *,
+    budget: float | None,
+    max_steps: int,
+    steps_an_epoch: int,
+    reduced: bool = True,
+    again: float = 0.0,
 ) -> Forecast | None:
     """The first configurations, as many as have ``FEW_EPOCHS``, at the largest of ``FACTORS`` with ``GOOD_EPOCHS``.
 
@@ -186,6 +219,7 @@ def foresee(
         native: costs at the native size, the first that is to be trained first.
         budget: seconds; None for no limit.
         reduced: whether smaller sizes may be taken; not where ``resolution`` fixes one.
+        again: see ``make_plan``.
     Returns:
         None where not even the first one has them at the smallest size.
     """
@@ -199,6 +233,7 @@ def foresee(
                     max_steps=max_steps,
                     steps_an_epoch=steps_an_epoch,
                     min_total=max(epochs * steps_an_epoch, FEW_EPOCHS * MIN_STEPS),
+                    again=again,
                 )
                 if plan is not None:
                     return Forecast(count, factor, plan.steps / steps_an_epoch)
@@ -219,7 +254,12 @@ def least_budget(native: StrategyCost, steps_an_epoch: int, *, reduced: bool = T
 
 
 def fit_rest(
-    rounds: Sequence[Round], configurations: Sequence[StrategyCost], budget: float, done: int = 0, most: int = 0
+    rounds: Sequence[Round],
+    configurations: Sequence[StrategyCost],
+    budget: float,
+    done: int = 0,
+    most: int = 0,
+    again: float = 0.0,
 ) -> tuple[Round, ...]:
     """The rounds that are left, fitted to what is left of the budget; empty when nothing useful fits.
 
@@ -228,25 +268,31 @@ def fit_rest(
     Args:
         done: steps of the round before; a round that is not longer than it tells nothing new and is left out.
         most: steps of the last round up to which the rounds may grow; 0 for never beyond what was planned.
+        again: of the plan.
     """
-    if seconds_of(rounds, configurations) <= budget:
+    if seconds_of(rounds, configurations, again) <= budget:
         longest = max(1.0, most / rounds[-1].steps)
-        return _scaled(rounds, _share(rounds, configurations, SHARE_OF_BUDGET * budget, 1.0, longest))
-    cut = _scaled(rounds, _share(rounds, configurations, budget, 0.0, 1.0))
-    if seconds_of(cut, configurations) <= budget and cut[0].steps >= max(MIN_STEPS, done + 1):
+        return _scaled(rounds, _share(rounds, configurations, SHARE_OF_BUDGET * budget, 1.0, longest, again))
+    cut = _scaled(rounds, _share(rounds, configurations, budget, 0.0, 1.0, again))
+    if seconds_of(cut, configurations, again) <= budget and cut[0].steps >= max(MIN_STEPS, done + 1):
         return cut
-    return fit_rest(rounds[1:], configurations, budget, done, most) if done and len(rounds) > 1 else ()
+    return fit_rest(rounds[1:], configurations, budget, done, most, again) if done and len(rounds) > 1 else ()
 
 
 def _share(
-    rounds: Sequence[Round], configurations: Sequence[StrategyCost], budget: float, low: float, high: float
+    rounds: Sequence[Round],
+    configurations: Sequence[StrategyCost],
+    budget: float,
+    low: float,
+    high: float,
+    again: float,
 ) -> float:
     """The largest factor of the steps, from low to high, that fits; low where none does."""
-    if seconds_of(_scaled(rounds, high), configurations) <= budget:
+    if seconds_of(_scaled(rounds, high), configurations, again) <= budget:
         return high
     for _ in range(20):
         middle = (low + high) / 2
-        if seconds_of(_scaled(rounds, middle), configurations) <= budget:
+        if seconds_of(_scaled(rounds, middle), configurations, again) <= budget:
             low = middle
         else:
             high = middle
@@ -258,12 +304,18 @@ def _scaled(rounds: Sequence[Round], share: float) -> tuple[Round, ...]:
 
 
 def _most_steps(
-    configurations: Sequence[StrategyCost], rates: int, final_configurations: int, budget: float, max_steps: int
+    configurations: Sequence[StrategyCost],
+    rates: int,
+    final_configurations: int,
+    budget: float,
+    max_steps: int,
+    again: float,
 ) -> int:
     low, high = 0, max_steps
     while low < high:
         middle = (low + high + 1) // 2
-        if seconds_of(rounds_of(middle, len(configurations), rates, final_configurations), configurations) <= budget:
+        rounds = rounds_of(middle, len(configurations), rates, final_configurations)
+        if seconds_of(rounds, configurations, again) <= budget:
             low = middle
         else:
             high = middle - 1

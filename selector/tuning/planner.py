@@ -61,6 +61,7 @@ def plan_rounds(field: Field) -> TrainingPlan | None:
                 steps_an_epoch=an_epoch,
                 min_total=max(in_all * an_epoch, FEW_EPOCHS * MIN_STEPS) if in_all else 1,
                 min_epochs=epochs,
+                again=field.once_more if field.settings["refit"] else 0.0,
             )
         if last:
             plan = plan or _shortest(field)
@@ -77,6 +78,7 @@ def plan_rounds(field: Field) -> TrainingPlan | None:
     field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in plan.rounds]
     field.clock.state["factor"] = factor
     field.clock.state["wanted"] = wanted
+    field.clock.state["again"] = plan.again
     field.clock.state["step_seconds"] = {
         configuration.label: configuration.step_seconds for configuration in field.configurations
     }
@@ -124,7 +126,7 @@ def _model_early(field: Field, plan: TrainingPlan) -> TrainingPlan:
     first = max(MIN_STEPS, int(EARLY * only.steps))
     if only.steps < 2 * first:
         return plan
-    return TrainingPlan((replace(only, steps=first), replace(only, steps=only.steps - first)), plan.seconds)
+    return replace(plan, rounds=(replace(only, steps=first), replace(only, steps=only.steps - first)))
 
 
 def _shortest(field: Field) -> TrainingPlan | None:

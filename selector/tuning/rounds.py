@@ -63,7 +63,8 @@ def _fitted(field: Field, rounds: Sequence[Round], number: int) -> list[Round]:
     grown = field.clock.state.setdefault("grown", [])
     most = int(field.clock.state.get("wanted", 0)) if number and number not in grown else 0
     done = rounds[number - 1].steps if number else 0
-    rest = fit_rest(rounds[number:], field.costs(going_on), max(0.0, field.clock.left), done, most)
+    again = float(field.clock.state.get("again", 0.0))
+    rest = fit_rest(rounds[number:], field.costs(going_on), max(0.0, field.clock.left), done, most, again)
     if not rest:
         field.clock.tell(f"The budget ended after round {number}.")
     elif rest[0].steps < rounds[number].steps or len(rest) < len(rounds) - number:
@@ -122,7 +123,9 @@ def _trained(
     for c in configurations:
         seconds = len(rates[c.label]) * _planned(field, c, this.steps)
         entries.append(Planned(c, tuple(rates[c.label]), field.seed, this.steps, seconds))
-    kept = seconds_of(later, [field.cost(one) for one in field.alive()])
+    again = float(field.clock.state.get("again", 0.0))
+    costs = [field.cost(one) for one in field.alive()]
+    kept = seconds_of([this, *later], costs, again) - seconds_of([this], costs)
     begun = len(field.history)
     for configuration, runs in train_configurations(field, entries, kept):
         for run in runs:
@@ -150,6 +153,29 @@ def train_configuration(
         for run in runs[:1]:
             book(field, configuration, run, number)
             return run
+    return None
+
+
+def train_on_all(field: Field, configuration: Configuration, best: Run) -> Run | None:
+    """The training that was chosen once more, for as many epochs on train and validation items together.
+
+    It stays out of the history: its value on validation items, which it has seen, says nothing but that it learned.
+
+    Returns:
+        None where there is no time for it, or where it knows these items no better than the one that has not seen them.
+    """
+    steps = round(best.taken * field.once_more)
+    planned = _planned(field, configuration, steps)
+    fits = field.clock.state.setdefault("on_all", planned <= field.clock.left)
+    field.clock.remember()
+    if not fits:
+        return None
+    entry = Planned(configuration, (best.trial.rate,), best.trial.seed, steps, planned, all_labels=True)
+    for _, runs in train_configurations(field, [entry]):
+        for run in runs[:1]:
+            configuration.seconds += float(run.record.facts["seconds"])
+            if run.record.status == "ok" and field.order(run)[0] >= field.order(best)[0]:
+                return run
     return None
 
 

@@ -90,7 +90,8 @@ def run_fine_tuning(
         augment, averaging: of the training images, and of the weights over the steps; see ``selector.options.training``.
         batch_size: items a step, equal for all; the task's own when not given.
         repeats: further seeds for the two leading configurations, when time is left.
-        refit: solve the head of a frozen model that is saved again on train and validation items, from cached features.
+        refit: fit the model that is saved again on train and validation items: a frozen head from cached features, a training
+            where there is time for it.
         features_for: (candidate, positions) -> cached features (N, D) at the native resolution.
         cache: keeps plans and finished measurements for later runs.
         checkpoint_folder: records, weights and checkpoints; the same call goes on from them.
@@ -266,7 +267,11 @@ def train_rivals(field: Field) -> None:
         if rival.best and (rival.alive or _steps(rival) >= steps or far_behind(field, rival, leaders[0])):
             continue
         if rival.label not in begun:
-            left = field.clock.left - sum(_seconds(field, other, begun[other.label]) for other in together)
+            left = (
+                field.clock.left
+                - _once_more(field, leaders[0])
+                - sum(_seconds(field, other, begun[other.label]) for other in together)
+            )
             one, two = (_seconds(field, rival, some) for some in (1, 2))
             fits = min(steps, 1 + int((left - one) / (two - one))) if two > one else steps
             if field.clock.state.get("rivals_over") or fits < max(steps / 2, 1 + (_steps(rival) if rival.best else 0)):
@@ -322,7 +327,8 @@ def _seconds(field: Field, configuration: Configuration, steps: int) -> float:
 def train_longer(field: Field) -> None:
     """The leader anew for as many steps as there is time for, where that is half as many again at least.
 
-    Estimates keep something back for a slower machine; what they kept goes to the model that will be saved.
+    Estimates keep something back for a slower machine; what they kept goes to the model that will be saved. Where the plan
+    has a last training on all labels, that one has as many more epochs.
     """
     done: list[int] = field.clock.state.setdefault("longer", [])
     wanted = int(field.clock.state.get("wanted", 0))
@@ -331,7 +337,8 @@ def train_longer(field: Field) -> None:
         return
     if not done:
         one, two = (_seconds(field, leader, some) for some in (1, 2))
-        fits = 1 + int((SHARE_OF_BUDGET * field.clock.left - one) / (two - one)) if two > one else 0
+        each = (two - one) * (1 + float(field.clock.state.get("again", 0.0)))
+        fits = 1 + int((SHARE_OF_BUDGET * field.clock.left - one) / each) if each > 0 else 0
         steps = min(fits, wanted)
         done.append(steps if steps >= LONGER * _steps(leader) else 0)
         field.clock.remember()
@@ -354,7 +361,7 @@ def repeat_leaders(field: Field) -> None:
     allowed = int(field.clock.state.get("repeats", field.settings["repeats"]))
     for number in range(1, allowed + 1):
         cost = sum(_seconds(field, configuration, _steps(configuration)) for configuration in leaders)
-        if "repeats" not in field.clock.state and cost > field.clock.left:
+        if "repeats" not in field.clock.state and cost > field.clock.left - _once_more(field, leaders[0]):
             field.clock.state["repeats"] = number - 1
             break
         runs = _trained(field, leaders, field.seed + number)
@@ -380,6 +387,12 @@ def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[
             book(field, configuration, run, configuration.round)
             found[configuration.label] = run
     return [found.get(configuration.label) for configuration in leaders]
+
+
+def _once_more(field: Field, leader: Configuration) -> float:
+    """Seconds that are kept for a last training of the leader on all labels."""
+    again = float(field.clock.state.get("again", 0.0))
+    return _seconds(field, leader, round(_steps(leader) * again)) if again else 0.0
 
 
 def _rate(field: Field, configuration: Configuration) -> float:

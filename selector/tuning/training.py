@@ -70,6 +70,7 @@ class Planned:
 
     Attributes:
         seconds: that it may take, whatever is left of the budget; None for its share.
+        all_labels: see ``Trial``.
     """
 
     configuration: Configuration
@@ -78,6 +79,7 @@ class Planned:
     steps: int
     planned: float
     seconds: float | None = None
+    all_labels: bool = False
 
 
 def train_configurations(
@@ -115,7 +117,9 @@ def train_configurations(
             allowed = left if math.isinf(left) else left * min(1.0, entry.planned / rest if rest > 0 else 1.0)
             allowed = allowed if entry.seconds is None else entry.seconds
             at, strategy = Place.of(entry.configuration.loaded), entry.configuration.strategy
-            job = TrainingJob(field.kit, at, strategy, entry.rates, known, entry.seed, entry.steps, allowed)
+            job = TrainingJob(
+                field.kit, at, strategy, entry.rates, known, entry.seed, entry.steps, allowed, entry.all_labels
+            )
             of_job[job.name], open_[job.name] = entry, allowed
             tell()
             yield job
@@ -143,7 +147,7 @@ def train_configurations(
 
 
 def _trial(entry: Planned, rate: float) -> Trial:
-    return Trial(entry.configuration.loaded.name, entry.configuration.strategy, rate, entry.seed)
+    return Trial(entry.configuration.loaded.name, entry.configuration.strategy, rate, entry.seed, entry.all_labels)
 
 
 def _known(field: Field, entry: Planned) -> dict[float, Record]:

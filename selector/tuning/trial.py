@@ -36,12 +36,17 @@ RATES: Mapping[Optimizer, tuple[float, ...]] = {"sgd": (0.003, 0.03, 0.0003), "a
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration (model, strategy) at one learning rate with one seed."""
+    """A configuration (model, strategy) at one learning rate with one seed.
+
+    Attributes:
+        all_labels: whether it trains on train and validation items, once the choice is made.
+    """
 
     model: str
     strategy: str
     rate: float
     seed: int
+    all_labels: bool = False
 
 
 def run_trial(bench: Workbench, loaded: Loaded, trial: Trial, steps: int, deadline: float = math.inf) -> Record | None:
@@ -87,6 +92,7 @@ def key_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> str:
             **({} if bench.averaging == "none" else {"averaging": bench.averaging}),
             "optimizer": optimizer_of(loaded, trial.strategy),
             "start": "damped",
+            **({"labels": "train and val"} if trial.all_labels else {}),
         }
     )
 
@@ -187,7 +193,7 @@ def _train(
         module,
         groups,
         bench.feed(loaded.preprocess, augment=True, mirror=loaded.mirror),
-        bench.indices["train"],
+        np.concatenate([bench.indices[split] for split in (("train", "val") if trial.all_labels else ("train",))]),
         settings,
         checkpoint=bench.journal.checkpoint(key),
         deadline=deadline - _evaluate_seconds(bench, loaded),

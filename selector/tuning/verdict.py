@@ -17,6 +17,7 @@ from selector.tuning.compare import Standing, advise
 from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.heads import frozen_module, frozen_stats, refit
 from selector.tuning.journal import Record
+from selector.tuning.rounds import train_on_all
 from selector.tuning.strategies._loop import predict
 from selector.tuning.trial import final_stats, has_final_stats, module_of, optimizer_of
 from selector.tuning.types import EpsilonMember, FineTuningResult, Trained
@@ -25,6 +26,10 @@ from selector.tuning.workbench import Loaded
 REFITTED = (
     "the saved head was solved again on train and validation items together, at the strength that validation chose; the "
     "validation value is of the head before, the test value of the saved one"
+)
+TRAINED_AGAIN = (
+    "the saved model was trained once more, for {steps} steps on train and validation items together; the validation value is "
+    "of the training before, the test value of the saved one"
 )
 ENOUGH_EPOCHS = 2  # less is no training that could tell against its strategy
 ENOUGH_STEPS = 50  # likewise, for it to gain what trainings usually gain
@@ -177,8 +182,14 @@ def _test(
                 # an earlier call kept the weights of its best model only
                 field.notes.append(f"the test metric of {label} was not read: its weights were not kept.")
                 continue
-            if run is None and label == best_label and tested and field.settings["refit"] and refit(bench, loaded):
-                field.refitted = loaded.name
+            if label == best_label and tested and field.settings["refit"]:
+                # what was chosen learns from all labels before the test items are read
+                if run is None and refit(bench, loaded):
+                    field.refitted[label] = REFITTED
+                elif (
+                    run is not None and configuration is not None and (more := train_on_all(field, configuration, run))
+                ):
+                    run, field.refitted[label] = more, TRAINED_AGAIN.format(steps=more.taken)
             if label == best_label and loaded.encoder.module is not None:
                 module = None if run is None else module_of(bench, loaded, run.trial, run.steps)
                 best = _trained(field, loaded, run, module, context)
@@ -335,7 +346,7 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
         seconds=float(record.facts["seconds"]),
         resolution=native,
         trained_parameters=int(record.facts["trained_parameters"]),
-        note=REFITTED if loaded.name == field.refitted else "",
+        note=field.refitted.get(f"{loaded.name} frozen", ""),
         extra={
             **_compared(field, standing),
             "learning_curve": record.facts["curve"],
@@ -387,7 +398,7 @@ def _configuration_measurement(
         resolution=configuration.loaded.resolution,
         reduced=configuration.loaded.reduced,
         trained_parameters=int(run.record.facts["trained_parameters"]),
-        note="; ".join(configuration.notes),
+        note="; ".join([*configuration.notes, *filter(None, [field.refitted.get(configuration.label)])]),
         round=configuration.round,
         extra={
             **_compared(field, standing),
