@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +14,9 @@ import selector
 
 def main() -> None:
     """Rank the one model with a budget, and let what is saved predict test."""
+    refit = sys.argv[1] != "no-refit"
+    if not refit:
+        del sys.argv[1]
     cell = read_cell()
     images = "arch" in cell.facts
     with tempfile.TemporaryDirectory() as temporary:
@@ -20,7 +24,7 @@ def main() -> None:
         begun = time.perf_counter()
         ranking = selector.rank(
             cell.folder if images else cell.folder / "texts.jsonl", zoo=cell.facts["zoo"], models=[cell.facts["model"]],
-            trust_zoo=True, confirm=True, budget=cell.seconds, store=Path(temporary) / "store", out=run, threads=1,
+            trust_zoo=True, confirm=True, budget=cell.seconds, refit=refit, store=Path(temporary) / "store", out=run, threads=1,
             history=False, progress=False,
         )  # fmt: skip
         used = time.perf_counter() - begun

@@ -40,6 +40,7 @@ ENCODERS = {"images": "efflite0", "texts": "minilm-l6"}
 CONTENDERS: dict[str, dict[str, tuple[str, str, str]]] = {
     "images": {
         "selector": ("ours", "ours.py", "zoo-selector"),
+        "selector, no refit": ("ours", "ours.py no-refit", "zoo-selector"),
         "linear probe": ("ours", "probe.py", "scikit-learn"),
         "plain script": ("ours", "script.py", "torch"),
         "torchvision recipe": ("peers", "recipes.py torchvision", "torchvision"),
@@ -49,6 +50,7 @@ CONTENDERS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "texts": {
         "selector": ("ours", "ours.py", "zoo-selector"),
+        "selector, no refit": ("ours", "ours.py no-refit", "zoo-selector"),
         "linear probe": ("peers", "probe.py", "scikit-learn"),
         "trainer": ("peers", "with_trainer.py default", "transformers"),
         "trainer, 20 epochs": ("peers", "with_trainer.py long", "transformers"),
@@ -108,9 +110,13 @@ def ran(python: str, script: str, folder: Path, seconds: float, core: int | None
     pinned = [] if core is None else ["taskset", "-c", str(core)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment = os.environ | threads | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE.parent.parent)}
-    done = subprocess.run(
-        [*pinned, *command], capture_output=True, text=True, timeout=10 * seconds + 600, env=environment, check=False
-    )
+    limit = 10 * seconds + 600
+    try:
+        done = subprocess.run(
+            [*pinned, *command], capture_output=True, text=True, timeout=limit, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"status": "failed", "reason": f"not done after {limit:g} s"}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         said = (done.stderr or done.stdout).strip().splitlines()

@@ -67,8 +67,8 @@ class TrainingOptions(CallOptions):
         None, "Metric that decides between fine-tuned models (default: the task's own).", panel=CONFIRM, needs=(LABELS,)
     )
     refit: bool = option(
-        True, "Solving of a frozen winner's head again on train and validation items together (default: done).", panel=CONFIRM,
-        needs=(LABELS,),
+        True, "Fitting of the chosen model again on train and validation items together, as far as time is left (default: done).",
+        panel=CONFIRM, needs=(LABELS,),
     )  # fmt: skip
     max_steps: int | None = option(
         None, "Maximum optimizer steps per final training (default: as many as the budget allows).", ge=1, panel=CONFIRM

@@ -389,7 +389,9 @@ FIRST_ROWS = 100  # of the first round, at least: fewer tell hardly anything
 FIRST_SHARE = 0.25  # at most
 BREADTH = 0.5  # of what is left: spent on a round while another follows
 EXPENSIVE = 0.25  # of what a first round may spend: a network that takes more waits until the others are chosen
-CHEAP = 0.02  # of what a first round may spend: one that takes less is looked at before all others, whatever is known of it
+CHEAP = (
+    0.02  # of what a first round may spend: one that takes less is looked at before all others, whatever is known of it
+)
 _SETUP = 1.0  # seconds to load a network, which its price an item does not hold
 _DECADE = 0.5  # deviations of the prior that a network must be better by to cost ten times as much
 

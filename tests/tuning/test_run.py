@@ -42,6 +42,7 @@ from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import load as load_candidate
 from selector.tuning.loading import settle_precision
 from selector.tuning.plan import (
+    GOOD_EPOCHS,
     MIN_STEPS,
     Round,
     StrategyCost,
@@ -969,6 +970,25 @@ def test_a_plan_fits_its_budget(costs: list[StrategyCost], budget: float, max_st
     assert 1 <= alive[-1] <= 2 or len(alive) == 1
 
 
+@given(costs_of_some, st.floats(1, 20_000), st.integers(1, 3000), st.integers(1, 300))
+def test_a_plan_with_a_last_training_on_all_labels_fits_as_well(
+    costs: list[StrategyCost], budget: float, max_steps: int, epoch: int
+) -> None:
+    plan = make_plan(costs, budget=budget, max_steps=max_steps, steps_an_epoch=epoch, again=1.25)
+    without = make_plan(costs, budget=budget, max_steps=max_steps, steps_an_epoch=epoch)
+    assert (plan is None) == (without is None)
+    if plan is None:
+        return
+    assert plan.seconds == seconds_of(plan.rounds, costs, plan.again) <= 0.9 * budget + 1e-6
+    if plan.again:
+        assert plan.steps >= min(GOOD_EPOCHS * epoch, max_steps)
+        assert plan.seconds > seconds_of(plan.rounds, costs)
+    else:
+        assert plan == without
+    rest = fit_rest(plan.rounds, costs, budget, most=max_steps, again=plan.again)
+    assert seconds_of(rest, costs, plan.again) <= budget + 1e-6
+
+
 def test_a_round_that_is_no_longer_than_the_one_before_is_left_out() -> None:
     """Training starts anew in every round, so a round as short as the last one would tell nothing new."""
     rounds, costs = [Round(40, 4, 1), Round(100, 2, 1)], [StrategyCost(1.0, 0.0)] * 4
@@ -1453,6 +1473,28 @@ def test_the_head_of_a_frozen_winner_is_solved_again_on_all_labels(tmp_path: Pat
     ).T + next(w for n, w in weights[0].items() if w.shape == (3,))
     right = (logits.argmax(1).numpy() == target.labels[target.indices("test")]).mean()
     assert again.test["accuracy"] == pytest.approx(right)
+
+
+def test_the_training_that_was_chosen_learns_from_all_labels(tmp_path: Path) -> None:
+    target = small_target()
+    found = {
+        refit: confirmed(tmp_path / str(refit), [candidate(MNIST)], target, max_steps=60, refit=refit)
+        for refit in (True, False)
+    }
+    assert [result.best.strategy for result in found.values()] == ["full", "full"]  # type: ignore[union-attr]
+    again, before = (result.measurements["mnist_cnn"][1] for result in found.values())
+    assert (again.val, again.steps, again.learning_rate) == (before.val, before.steps, before.learning_rate)
+    assert "once more" in again.note
+    assert "once more" not in before.note
+    train, val = (len(target.indices(split)) for split in ("train", "val"))
+    saved = found[True].best
+    assert saved is not None
+    assert saved.steps == round(before.steps * (train + val) / train)
+    assert len(found[True].history) == len(found[False].history)
+    modules = [result.best.module for result in found.values()]  # type: ignore[union-attr]
+    assert any(not torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in modules), strict=True))
+    repeated = confirmed(tmp_path / "True", [candidate(MNIST)], target, max_steps=60)
+    assert table(repeated) == table(found[True])
 
 
 def test_an_earlier_rate_is_tried_first(tmp_path: Path) -> None:
