@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +36,12 @@ def shared_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points the user's cache folders and history into the test's own directory."""
-    caches_below(tmp_path_factory.mktemp("cache"), monkeypatch)
+def own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Points the user's cache folders and history into the test's own directory, which goes with it."""
+    folder = tmp_path_factory.mktemp("cache")
+    caches_below(folder, monkeypatch)
+    yield
+    shutil.rmtree(folder, ignore_errors=True)  # a suite of four thousand tests filled a disk with them
 
 
 @pytest.fixture
