@@ -29,6 +29,8 @@ from selector.store.documents import digest
 from selector.store.entry import RowsMissing
 from tests.support.stored import IDENTITY, WIDTH, features, fill, hashes
 
+TOP = str(Path(__file__).parents[2])
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
@@ -46,23 +48,6 @@ def merge_all() -> Iterator[None]:
 
 def chunk_files(store: FeatureStore) -> list[Path]:
     return sorted(Path(store.root).rglob("0*.safetensors"))
-
-
-def test_rows_come_back_in_any_order(store):
-    entry = store.entry(IDENTITY)
-    fill(entry, range(35))
-    order = [30, 2, 17, 2, 34, 0]
-    assert np.array_equal(entry.rows(hashes(order)), features(order))
-    assert (entry.stored, entry.num_features, entry.rows([]).shape) == (35, WIDTH, (0, WIDTH))
-
-
-def test_missing_are_positions_and_a_repeated_hash_counts_once(store):
-    entry = store.entry(IDENTITY)
-    fill(entry, range(5))
-    assert entry.missing(hashes([9, 0, 8, 9, 4, 8])).tolist() == [0, 2]
-    with pytest.raises(RowsMissing, match=r"lacks 2 of 3 rows") as caught:
-        entry.rows(hashes([9, 0, 8]))
-    assert caught.value.indices.tolist() == [0, 2]
 
 
 def test_the_stored_order_is_mapped_without_a_copy(store):
@@ -100,7 +85,7 @@ def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store):
         return Path("/proc/self/maps").read_text(encoding="utf-8").count(".safetensors")
 
     entry = store.entry(IDENTITY)
-    fill(entry, range(3000))
+    fill(entry, range(3000), chunk=1000)
     rows = entry.rows(hashes(range(3000)))
     assert mapped() > 0
     part = rows[10:20]
@@ -109,13 +94,6 @@ def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store):
     del part
     assert mapped() == 0
     assert np.array_equal(entry.rows(hashes(range(3000))), features(range(3000)))
-
-
-def test_merging_keeps_rows_that_were_not_asked_for(store):
-    entry = store.entry(IDENTITY)
-    fill(entry, range(40))
-    entry.rows(hashes([39, 5, 12]))
-    assert np.array_equal(entry.rows(hashes(range(40))), features(range(40)))
 
 
 def test_of_rows_stored_twice_the_first_is_used_always(store):
@@ -133,18 +111,27 @@ def test_of_rows_stored_twice_the_first_is_used_always(store):
 def test_an_entry_is_a_dictionary(steps):
     with tempfile.TemporaryDirectory() as folder:
         entry = FeatureStore(folder).entry(IDENTITY)
+        assert bool(entry)  # also without rows
         known: set[int] = set()
         for write, numbers in steps:
             if write:
                 entry.append(hashes(numbers), features(numbers))
                 known |= set(numbers)
-            else:
-                there = [n for n in numbers if n in known]
-                if there:
-                    assert np.array_equal(entry.rows(hashes(there)), features(there))
-                absent = list(dict.fromkeys(n for n in numbers if n not in known))
-                assert [numbers[i] for i in entry.missing(hashes(numbers))] == absent
+                continue
+            there = [n for n in numbers if n in known]
+            if there:
+                assert np.array_equal(entry.rows(hashes(there)), features(there))
+            absent = [n for n in numbers if n not in known]
+            assert [numbers[i] for i in entry.missing(hashes(numbers))] == list(dict.fromkeys(absent))
+            if absent:
+                with pytest.raises(RowsMissing) as caught:
+                    entry.rows(hashes(numbers))
+                assert [numbers[i] for i in caught.value.indices] == absent
         assert entry.stored == len(known)
+        if known:
+            every = sorted(known)
+            assert entry.num_features == WIDTH
+            assert np.array_equal(entry.rows(hashes(every)), features(every))
 
 
 def test_hashes_that_share_half_or_are_plain_names(store):
@@ -175,17 +162,6 @@ def test_wrong_shapes_are_refused_and_nothing_is_written(store):
     assert len(chunk_files(store)) == 1
 
 
-def test_source_head(store):
-    entry = store.entry(IDENTITY)
-    assert entry.head() is None
-    weight, bias = np.arange(24, dtype=np.float32).reshape(3, 8), np.ones(3, np.float32)
-    entry.set_head(weight, bias)
-    kept = FeatureStore(store.root).entry(IDENTITY).head()
-    assert kept is not None
-    assert np.array_equal(kept[0], weight)
-    assert np.array_equal(kept[1], bias)
-
-
 def test_the_key_is_the_meaning_of_the_identity(store):
     turned = dict(reversed(list(IDENTITY.items())))
     assert store.entry(turned).key == store.entry(IDENTITY).key
@@ -198,14 +174,21 @@ def test_the_key_is_the_meaning_of_the_identity(store):
 def test_resolve_finds_what_was_remembered(store):
     spec = {"source": "timm:x", "device": "cpu"}
     assert store.resolve(spec) is None
-    entry = store.remember(spec, IDENTITY, {"num_features": WIDTH, "backend": "eager", "blocks": ["stem", "head"]})
+    meta = {"num_features": WIDTH, "backend": "eager", "blocks": ["stem", "head"]}
+    entry = store.remember(spec, IDENTITY, meta)
     fill(entry, range(4))
+    assert entry.head() is None
+    weight, bias = np.arange(24, dtype=np.float32).reshape(3, 8), np.ones(3, np.float32)
+    entry.set_head(weight, bias)
     found = FeatureStore(store.root).resolve(spec)
     assert found is not None
-    assert found.key == entry.key
-    assert found.meta == {"num_features": WIDTH, "backend": "eager", "blocks": ["stem", "head"]}
-    assert found.identity == IDENTITY
+    assert (found.key, found.meta, found.identity) == (entry.key, meta, IDENTITY)
+    assert (found.stored, found.num_features, found.rows([]).shape) == (4, WIDTH, (0, WIDTH))
     assert not len(found.missing(hashes(range(4))))
+    kept = found.head()
+    assert kept is not None
+    assert np.array_equal(kept[0], weight)
+    assert np.array_equal(kept[1], bias)
 
 
 def test_an_entry_whose_meta_is_lost_is_known_from_its_alias(store):
@@ -218,25 +201,14 @@ def test_an_entry_whose_meta_is_lost_is_known_from_its_alias(store):
 
 def test_results(store):
     assert store.get("score", {"a": 1}) is None
-    store.put("score", {"a": 1, "b": [1, 2]}, {"value": 0.1 + 0.2, "low": None, "blocks": np.arange(3)})
-    assert FeatureStore(store.root).get("score", {"b": (1, 2), "a": 1}) == {
-        "value": 0.1 + 0.2,
-        "low": None,
-        "blocks": [0, 1, 2],
-    }
+    scored = {"value": 0.1 + 0.2, "low": None, "least": float("-inf"), "blocks": np.arange(3)}
+    store.put("score", {"a": 1, "b": [1, 2]}, scored)
+    assert FeatureStore(store.root).get("score", {"b": (1, 2), "a": 1}) == {**scored, "blocks": [0, 1, 2]}
     store.put("score", {"a": 1, "b": [1, 2]}, {"value": 7})
     assert store.get("score", {"a": 1, "b": [1, 2]}) == {"value": 7}
     assert store.get("measurement", {"a": 1, "b": [1, 2]}) is None
     with pytest.raises(StoreError, match=r"a kind of result is a lower-case word. Got '../x'"):
         store.put("../x", {}, {})
-
-
-def test_infinite_values_survive(store):
-    store.put("score", {"a": 1}, {"value": float("-inf")})
-    assert store.get("score", {"a": 1}) == {"value": float("-inf")}
-
-
-def test_bad_images(store):
     assert store.bad_images() == {}
     store.add_bad_images({"aa": "is truncated"})
     store.add_bad_images({"aa": "is truncated", "bb": "is empty (0 bytes)"})
@@ -460,14 +432,21 @@ while True:
 
 
 def writer(root: str, total: int, chunk: int) -> subprocess.Popen[str]:
-    top = str(Path(__file__).parents[2])
     return subprocess.Popen(
-        [sys.executable, "-c", WRITER, root, str(total), str(chunk), top],
+        [sys.executable, "-c", WRITER, root, str(total), str(chunk), TOP],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def check_kills(store: FeatureStore, kills: int) -> None:
+def ends_well(writers: list[subprocess.Popen[str]], store: FeatureStore, total: int) -> None:
+    for process in writers:
+        assert process.wait(timeout=120) == 0, process.stderr and process.stderr.read()
+    entry = FeatureStore(store.root).entry(IDENTITY)
+    assert np.array_equal(entry.rows(hashes(range(total))), features(range(total)))
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_a_writer_that_is_killed_damages_nothing(store, kills):
     rng = random.Random(0)
     total = 200
     for _ in range(kills):
@@ -485,30 +464,13 @@ def check_kills(store: FeatureStore, kills: int) -> None:
         assert np.array_equal(entry.rows(hashes(there)), features(there) if there else np.empty((0, WIDTH)))
         if not missing:
             fresh.prune(max_bytes=0)  # start over
-    last = writer(store.root, total, chunk=3)
-    assert last.wait(timeout=120) == 0, last.stderr and last.stderr.read()
-    entry = FeatureStore(store.root).entry(IDENTITY)
-    assert np.array_equal(entry.rows(hashes(range(total))), features(range(total)))
-
-
-def test_a_writer_killed_ten_times_damages_nothing(store):
-    check_kills(store, 10)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_writer_killed_two_hundred_times_damages_nothing(store):
-    check_kills(store, 200)
+    ends_well([writer(store.root, total, chunk=3)], store, total)
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_that_append_and_merge_at_once(store, count):
-    processes = [writer(store.root, 120, chunk=2 + i) for i in range(count)]
-    for process in processes:
-        assert process.wait(timeout=120) == 0, process.stderr and process.stderr.read()
+    ends_well([writer(store.root, 120, chunk=2 + i) for i in range(count)], store, 120)
     assert FeatureStore(store.root).verify().damaged == ()
-    entry = FeatureStore(store.root).entry(IDENTITY)
-    assert np.array_equal(entry.rows(hashes(range(120))), features(range(120)))
 
 
 LOCKER = """
@@ -577,10 +539,7 @@ try:
 except StoreError as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, store.root, str(Path(__file__).parents[2])],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, store.root, TOP], capture_output=True, text=True, check=True)
     assert "is full (File too large" in done.stdout
     assert "selector store prune" in done.stdout
     assert not list(Path(store.root).rglob(".tmp-*"))
@@ -808,9 +767,3 @@ def test_chunks_are_safetensors(store):
     found = load_file(chunk_files(store)[0])
     assert np.array_equal(found["rows"], features(range(10)))
     assert found["keys"].shape == (10, 2)
-
-
-def test_an_entry_without_rows_is_still_an_entry(tmp_path):
-    entry = FeatureStore(tmp_path / "store").entry(IDENTITY)
-    assert entry.stored == 0
-    assert bool(entry)
