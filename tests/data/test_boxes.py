@@ -124,6 +124,8 @@ def broken(content: dict[str, Any], key: str, index: int, **changes: Any) -> dic
         ("images", 3, {"file_name": "02.png"}, r"images\[3\]: '02\.png' occurs twice; one image has one entry"),
         ("images", 3, {"id": 2}, r"images\[3\]: the id 2 occurs twice"),
         ("categories", 1, {"id": 3}, r"categories\[1\]: the id 3 occurs twice"),
+        ("categories", 1, {"name": "cat"}, "occurs twice"),
+        ("categories", 1, {"name": " "}, "the name is empty"),
     ],
 )  # fmt: skip
 def test_coco_bad_input(tmp_path: Path, key: str, index: int, changes: dict[str, Any], message: str) -> None:
@@ -176,11 +178,9 @@ def test_xml_beside_pictures(tmp_path: Path) -> None:
         xml(tmp_path / f"{i:02}.xml", i)
     target = load_target(tmp_path)
     same(target)
-    zero = lambda text: text.replace("<xmin>2<", "<xmin>0<", 1)  # noqa: E731
     for i in range(COUNT):
         xml(tmp_path / f"{i:02}.xml", i, lambda text: text.replace("<xmin>", "<xmin>0").replace("<ymin>", "<ymin>0"))
     assert load_target(tmp_path).fingerprint == target.fingerprint  # 01 is 1
-    xml(tmp_path / "01.xml", 1, zero)
 
     def fails(edit: Any, message: str) -> None:
         xml(tmp_path / "03.xml", 3, edit)
@@ -193,7 +193,6 @@ def test_xml_beside_pictures(tmp_path: Path) -> None:
         lambda t: t.replace("<name>", "<title>").replace("</name>", "</title>"), r"03\.xml:4: an object without a name"
     )
     fails(lambda t: t.replace("<xmax>", "<xmax>x"), r"03\.xml:4: the box is \[.*\]; expected numbers in xmin")
-    fails(lambda t: t.replace("<xmax>", "<xmax>9"), r"03\.xml:4: the box of 03\.jpg lies outside the image")
     fails(lambda t: t.replace("annotation>", "html>"), r"03\.xml: its root is <html>; expected <annotation>")
     xml(tmp_path / "03.xml", 3)
     xml(tmp_path / "other.xml", 3)
@@ -244,7 +243,6 @@ def test_yolo(tmp_path: Path) -> None:
     fails(
         "cat 0.5 0.5 0.2 0.2", r"labels/00\.txt:1: found 'cat 0\.5 0\.5 0\.2 0\.2'; expected a class number and four sh"
     )
-    fails("1 0.5 0.5 0.2 0", r"labels/00\.txt:1: the box of .* has no area")
     (root / "labels" / "00.txt").write_text("")
     (root / "labels" / "lost.txt").write_text("1 0.5 0.5 0.2 0.2")
     with pytest.raises(TargetError, match=r"no image for labels/lost\.txt; add it or remove the file"):
@@ -297,14 +295,9 @@ def test_csv_with_a_row_a_box(tmp_path: Path) -> None:
             load_target(csv(tmp_path / "a.csv", rows))
 
     fails(1, "images/01.png,1,1,50,9,cat", r"a\.csv:3: the box of images/01\.png lies outside the image")
-    fails(1, "images/01.png,1,1,1,9,cat", r"a\.csv:3: the box of images/01\.png has no area")
     fails(1, "images/01.png,1,1,nan,9,cat", r"a\.csv:3: the box of images/01\.png holds NaN or inf")
-    fails(
-        1,
-        "images/01.png,1,x,5,9,cat",
-        r"a\.csv:3: the box is \['1', 'x', '5', '9'\]; expected four numbers, or nothing",
-    )
-    fails(1, "images/01.png,1,1,5,9,", r"a\.csv:3: the box of images/01\.png has no class; give it one")
+    fails(1, "images/01.png,1,x,5,9,cat", r"a\.csv:3: the box is \['1', 'x', '5', '9'\]; expected four numbers")
+    fails(1, "images/01.png,1,1,5,9,", r"a\.csv:3: the box of images/01\.png has no class")
     fails(1, "images/no.png,1,1,5,9,cat", r"a\.csv:3: image 'images/no\.png' does not exist")
     strange = csv(tmp_path / "a.csv", [csv_rows()[0], "images/01.png,1,1,5,9,cow"])
     with pytest.raises(TargetError, match=r"a\.csv:3: the box .* has the unknown class 'cow'. Known: cat, dog"):
@@ -323,22 +316,13 @@ def test_class_names_are_words_or_an_existing_file(tmp_path: Path) -> None:
 
 
 def test_parquet_datasets_and_lists_equal_coco(tmp_path: Path) -> None:
-    import io
-
     import datasets
 
-    pictures(tmp_path / "images")
+    files = sorted(pictures(tmp_path / "images").iterdir())
     (tmp_path / "annotations.json").write_text(json.dumps(coco(range(COUNT))))
     expected = load_target(tmp_path / "annotations.json")
-
-    def encode(i: int) -> dict[str, Any]:
-        file = io.BytesIO()
-        Image.fromarray(pixels(i)).save(file, "PNG")
-        return {"bytes": (tmp_path / "images" / f"{i:02}.png").read_bytes(), "path": None}
-
-    images = [encode(i) for i in range(COUNT)]
-    corners = [boxes(i)[0] for i in range(COUNT)]
-    labels = [boxes(i)[1] for i in range(COUNT)]
+    images = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    corners, labels = zip(*(boxes(i) for i in range(COUNT)), strict=True)
     sized = [[[a, b, c - a, d - b] for a, b, c, d in own] for own in corners]
     objects = [{"bbox": b, "category": k} for b, k in zip(sized, labels, strict=True)]
     pq.write_table(pa.table({"image": images, "objects": objects}), tmp_path / "a.parquet")
@@ -356,38 +340,18 @@ def test_parquet_datasets_and_lists_equal_coco(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"box_format must be 'xywh' or 'xyxy'. Got 'xyxz'"):
         load_target(tmp_path / "b.parquet", box_format="xyxz")
 
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "objects": datasets.Sequence(
-                {
-                    "bbox": datasets.Sequence(datasets.Value("float32"), length=4),
-                    "category": datasets.ClassLabel(names=NAMES),
-                }
-            ),
-        }
-    )
-    hub = datasets.Dataset.from_dict({"image": images, "objects": objects}, features=features)
-    assert load_target(hub).fingerprint == expected.fingerprint
     per_box = [[{"bbox": b, "category": k} for b, k in zip(o["bbox"], o["category"], strict=True)] for o in objects]
-    kind = datasets.List(
-        {"bbox": datasets.List(datasets.Value("float32"), length=4), "category": datasets.ClassLabel(names=NAMES)}
-    )
-    hub = datasets.Dataset.from_dict(
-        {"image": images, "objects": per_box}, features=datasets.Features({"image": datasets.Image(), "objects": kind})
-    )
-    assert load_target(hub).fingerprint == expected.fingerprint
+    box = {"bbox": datasets.List(datasets.Value("float32"), length=4), "category": datasets.ClassLabel(names=NAMES)}
+    for column, kind in ((objects, datasets.Sequence(box)), (per_box, datasets.List(box))):
+        features = datasets.Features({"image": datasets.Image(), "objects": kind})
+        hub = datasets.Dataset.from_dict({"image": images, "objects": column}, features=features)
+        assert load_target(hub).fingerprint == expected.fingerprint
 
     arrays = [pixels(i) for i in range(COUNT)]
     beside = [{"boxes": b, "labels": k} for b, k in zip(corners, labels, strict=True)]
-    in_memory = [
-        load_target((arrays, beside), class_names=NAMES),
-        load_target((arrays, objects), class_names=NAMES),
-        load_target([{"image": a, **b} for a, b in zip(arrays, beside, strict=True)], class_names=NAMES),
-        load_target(Pairs(arrays, beside), class_names=NAMES),
-    ]
-    for target in in_memory:
-        same(target)
+    samples = [{"image": a, **b} for a, b in zip(arrays, beside, strict=True)]
+    for given in ((arrays, beside), (arrays, objects), samples, Pairs(arrays, beside)):
+        same(load_target(given, class_names=NAMES))
 
 
 class Pairs(torch.utils.data.Dataset[Any]):
@@ -462,16 +426,6 @@ def test_a_class_name_that_is_no_text_is_told() -> None:
         TargetError, match=r"the class 'half \\ud800' holds half of a character, a lone surrogate; write"
     ):
         load_target(samples, task="detection")
-
-
-@pytest.mark.parametrize(("name", "message"), [("", "the name is empty"), ("cat", "occurs twice"), (" ", "is empty")])
-def test_coco_names_are_there_and_differ(tmp_path: Path, name: str, message: str) -> None:
-    pictures(tmp_path / "images")
-    content = coco(range(COUNT))
-    content["categories"][1]["name"] = name
-    (tmp_path / "annotations.json").write_text(json.dumps(content))
-    with pytest.raises(TargetError, match=message):
-        load_target(tmp_path / "annotations.json")
 
 
 def test_xml_of_fifty_thousand_levels_is_refused_at_once(tmp_path: Path) -> None:

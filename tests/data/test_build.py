@@ -23,7 +23,7 @@ def cells(target: Target) -> Counter[tuple[int, str]]:
     return Counter(zip(target.labels.tolist(), target.splits.tolist(), strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(3, 60), min_size=2, max_size=8))
 def test_every_class_is_in_every_part_and_the_shares_hold(sizes):
     target = rows(sizes)
@@ -35,7 +35,7 @@ def test_every_class_is_in_every_part_and_the_shares_hold(sizes):
     assert sum(target.counts().values()) == sum(sizes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(3, 60), min_size=2, max_size=6), st.data())
 def test_subsample_keeps_shares_and_at_least_one_each(sizes, data):
     target = rows(sizes)
@@ -66,26 +66,19 @@ def test_a_larger_subsample_contains_most_of_a_smaller_one():
     assert len(small - large) <= 2
 
 
-def test_subsample_that_is_large_enough_changes_nothing():
-    target = rows([5, 5])
-    assert subsample(target, 10) is target
-
-
 def test_subsample_notes_and_features():
-    target = subsample(rows([20, 20]), 12, seed=4)
+    whole = rows([20, 20])
+    assert subsample(whole, 40) is whole
+    target = subsample(whole, 12, seed=4)
     assert target.notes[-1] == "12 of 40 items were drawn, by split and class, with seed 4"
     assert target.features is not None
     assert target.features.shape == (12, 3)
 
 
 def test_subsample_too_small():
-    with pytest.raises(
-        TargetError, match=r"max_samples = 5 is too small: 2 classes in 3 splits need at least 6, one each"
-    ):
+    with pytest.raises(TargetError, match=r"max_samples = 5 is too small: 2 classes in 3 splits need at least 6"):
         subsample(rows([20, 20]), 5)
-    with pytest.raises(
-        ConfigError, match=r"'max_samples' parameter must be an int in the range \[1, inf\)\. Got 0 instead"
-    ):
+    with pytest.raises(ConfigError, match=r"'max_samples' parameter must be an int in the range \[1, inf\)"):
         subsample(rows([20, 20]), 0)
 
 
@@ -103,9 +96,7 @@ def test_without_renews_fingerprint_and_notes():
 def test_without_refuses_to_lose_a_class():
     target = rows([20, 20])
     bad = np.flatnonzero((target.labels == 1) & (target.splits == "val"))
-    with pytest.raises(
-        TargetError, match=r"none of the 3 rows of class '1' in val can be used, so the class would disappear there"
-    ):
+    with pytest.raises(TargetError, match=r"none of the 3 rows of class '1' in val can be used"):
         without(target, bad)
 
 
@@ -170,6 +161,8 @@ def test_label_kinds_are_told_from_the_labels(labels, kind, names):
 def test_the_task_overrides_the_labels():
     assert load_target((np.eye(9), np.arange(9) % 3.0), task="classification").class_names == ("0", "1", "2")
     assert load_target((np.eye(9), np.arange(9)), task="regression").label_kind is LabelKind.REAL
+    with pytest.raises(ConfigError, match=r"unknown task 'clasification'; did you mean 'classification'\?"):
+        load_target((np.eye(4), [0, 1, 0, 1]), task="clasification")
 
 
 @pytest.mark.parametrize(
@@ -196,45 +189,30 @@ def test_arrays_that_are_no_target(data, task, message):
 def test_features_that_are_not_finite(value):
     features = np.ones((9, 3))
     features[4, 1] = value
-    with pytest.raises(
-        TargetError, match=r"features hold NaN or inf in 1 of 9 rows \(first: row 4\); remove these rows"
-    ):
+    with pytest.raises(TargetError, match=r"features hold NaN or inf in 1 of 9 rows \(first: row 4\)"):
         load_target((features, [0, 1, 2] * 3))
 
 
-@pytest.mark.parametrize("label", [None, "", float("nan")])
-def test_a_missing_label(label):
-    with pytest.raises(TargetError, match=r"row 1 has no label; give it one or remove it"):
-        load_target((np.eye(3), ["a", label, "b"]), task="classification")
-
-
-def test_unknown_task():
-    with pytest.raises(ConfigError, match=r"unknown task 'clasification'; did you mean 'classification'\?"):
-        load_target((np.eye(4), [0, 1, 0, 1]), task="clasification")
-
-
 def test_all_classes_that_are_too_small_are_told_at_once():
-    sizes = [20, 1, 2, *[1] * 10, 20]
-    with pytest.raises(
-        TargetError,
-        match=r"12 of 14 classes have too few items: '1' has 1, '2' has 2, '3' has 1, .*'10' has 1 and 2 more; 3 of each are "
-        r"needed, at least one for each of train, val and test; add rows or remove the classes\.$",
-    ):
-        rows(sizes)
-    rng = np.random.default_rng(0)
-    parts = {"train": [0] * 9 + [1] * 9 + [2], "test": [0, 1, 2, 3]}
-    with pytest.raises(
-        TargetError, match=r"2 of 4 classes have .*: '2' has 1 in train \(test 1\), '3' has 0 in train \(test 1\); 2 of"
-    ):
-        load_target({split: (rng.normal(size=(len(labels), 3)), labels) for split, labels in parts.items()})
+    few = r"12 of 14 classes have too few items: '1' has 1, '2' has 2, '3' has 1, .*'10' has 1 and 2 more; 3 of each are needed"
+    with pytest.raises(TargetError, match=few):
+        rows([20, 1, 2, *[1] * 10, 20])
 
 
-def test_all_classes_that_a_given_split_lacks_are_told_at_once():
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"train": [0] * 9 + [1] * 9 + [2], "test": [0, 1, 2, 3]},
+            r"2 of 4 classes have .*: '2' has 1 in train \(test 1\), '3' has 0 in train \(test 1\); 2 of",
+        ),
+        (
+            {"train": [0, 1, 2], "val": [0, 2], "test": [0, 1, 3]},
+            r"3 of 4 classes have no row in one of the splits: '1' \(train 1, val 0, test 1\), '2' \(train 1, val 1, test 0\), ",
+        ),
+    ],
+)
+def test_all_classes_that_a_given_split_lacks_are_told_at_once(parts, message):
     rng = np.random.default_rng(0)
-    parts = {"train": [0, 1, 2], "val": [0, 2], "test": [0, 1, 3]}
-    with pytest.raises(
-        TargetError,
-        match=r"3 of 4 classes have no row in one of the splits: '1' \(train 1, val 0, test 1\), '2' \(train 1, val 1, "
-        r"test 0\), '3' \(train 0, val 0, test 1\); every class needs .* remove the classes, or give",
-    ):
+    with pytest.raises(TargetError, match=message):
         load_target({split: (rng.normal(size=(len(labels), 3)), labels) for split, labels in parts.items()})

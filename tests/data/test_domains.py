@@ -82,9 +82,7 @@ def test_texts_and_features(tmp_path):
     rows = np.random.default_rng(0).standard_normal((40, 3))
     features = load_target(rows[30:] + 1, source_domain=(rows[:30], ["no", "yes"] * 15))
     assert features.features.shape == (40, 3)
-    with pytest.raises(
-        TargetError, match="the target has 2 features per row and source_domain 3; expected the same number"
-    ):
+    with pytest.raises(TargetError, match="the target has 2 features per row and source_domain 3"):
         load_target(rows[30:, :2], source_domain=(rows[:30], ["no", "yes"] * 15))
 
 
@@ -137,9 +135,7 @@ def test_copies_of_what_is_learned_from_are_neither_adapted_to_nor_measured(sour
 
 
 def test_what_is_refused(source, flat, tmp_path):
-    with pytest.raises(
-        TargetError, match=r"20 of 20 items .* as items of source_domain 'source': the target is the source"
-    ):
+    with pytest.raises(TargetError, match=r"20 of 20 items .* of source_domain 'source': the target is the source"):
         load_target(source, source_domain=source)
     (tmp_path / "empty").mkdir()
     with pytest.raises(TargetError, match="no images found; the target is a folder of images"):
@@ -152,18 +148,13 @@ def test_what_is_refused(source, flat, tmp_path):
         load_target(flat, source_domain=tmp_path / "nowhere")
     with pytest.raises(TargetError, match="the target holds texts and source_domain 'source' images"):
         load_target(["a text"], source_domain=source)
-    with pytest.raises(TargetError, match="is read as regression; adaptation to a target without labels is for class"):
-        load_target(np.ones((2, 3)), source_domain=(np.random.default_rng(0).random((30, 3)), np.linspace(0, 1, 30)))
-    several = [["dark"], ["dark", "light"], ["light"]] * 10
-    with pytest.raises(
-        TargetError, match=r"is read as multilabel; adaptation .* is for classification, one class per item"
-    ):
-        load_target(np.ones((2, 3)), source_domain=(np.random.default_rng(0).random((30, 3)), several))
-    with pytest.raises(
-        ConfigError, match="task 'detection' was asked for; with source_domain the task is classification"
-    ):
+    rows, several = np.random.default_rng(0).random((30, 3)), [["dark"], ["dark", "light"], ["light"]] * 10
+    for labels, task in ((np.linspace(0, 1, 30), "regression"), (several, "multilabel")):
+        with pytest.raises(TargetError, match=f"is read as {task}; adaptation .* is for classification"):
+            load_target(np.ones((2, 3)), source_domain=(rows, labels))
+    with pytest.raises(ConfigError, match="task 'detection' was asked for; with source_domain"):
         load_target(flat, source_domain=source, task="detection")
-    with pytest.raises(ConfigError, match="the labeled dataset that it is adapted from is lacking; give source_domain"):
+    with pytest.raises(ConfigError, match="the labeled dataset that it is adapted from is lacking"):
         load_target(source, task="adaptation")
 
 
@@ -174,37 +165,27 @@ def test_folders_of_other_classes_are_refused(source, tmp_path, folders):
     for i, name in enumerate(folders):
         picture(tmp_path / "odd" / name / "x.png", 120, 9 + i)
     wrong = next(name for name in sorted(folders) if name != "dark")
-    with pytest.raises(TargetError) as raised:
+    with pytest.raises(TargetError, match=rf"classes of the two domains differ: '{wrong}' \({wrong}/x\.png\)"):
         load_target(tmp_path / "odd", source_domain=source)
-    text = str(raised.value)
-    assert f"classes of the two domains differ: '{wrong}' ({wrong}/x.png)" in text
-    assert "of source_domain (dark, light)" in text
-    assert (
-        "(names of folders were taken for classes: of other folders give a list of paths, or a CSV with a column"
-        in text
-    )
 
 
 def test_folders_that_are_no_classes_hold_images_without_labels(source, tmp_path):
     for i in range(6):
-        picture(
-            tmp_path / "camera" / ("train" if i % 2 else "") / ("monday", "friday")[i % 2] / f"{i}.png", 200, 50 + i
-        )
+        day = ("monday", "train/friday")[i % 2]
+        picture(tmp_path / "camera" / day / f"{i}.png", 200, 50 + i)
     target = load_target(tmp_path / "camera", source_domain=source)
     assert (len(target.indices(UNLABELED)), target.annotations.sealed.known) == (6, 0)
-    told = "no folder of the target has the name of a class of the source domain: monday, friday; the images in them are read"
+    told = "no folder of the target has the name of a class of the source domain: monday, friday"
     assert any(note.startswith(told) for note in target.notes)
     assert load_origin(target.origin).fingerprint == target.fingerprint
-    with pytest.raises(
-        OptionError, match=r"2, but 0 items of the target have a label \(no folder of the target has the"
-    ):
+    with pytest.raises(OptionError, match="2, but 0 items of the target have a label"):
         load_target(tmp_path / "camera", source_domain=source, num_target_labels=2)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.txt", b"one\n\ncaf\xe9\n", r"x\.txt:3: byte 0xe9 is not UTF-8; .*Convert the file"),
+        ("x.txt", b"one\n\ncaf\xe9\n", r"x\.txt:3: byte 0xe9 is not UTF-8"),
         ("x.txt", b"\n \n", r"x\.txt: the target is empty; expected one text per line"),
         ("x.csv", b"", r"x\.csv: the table is empty; expected the names of its columns, then one row per item"),
         ("x.csv", b"text\n", r"x\.csv: the target is empty; give at least one item"),

@@ -48,7 +48,7 @@ def test_class_folders_are_split_70_15_15_by_class(tmp_path):
     assert target.items[0] == (tmp_path / "photos" / "across" / "000.png").read_bytes()
 
 
-def test_fingerprint_and_splits_survive_moving_and_touching(tmp_path):
+def test_splits_survive_moving_touching_and_renaming(tmp_path):
     first = load_target(image_folder(tmp_path / "one", 8))
     shutil.copytree(tmp_path / "one", tmp_path / "zwei é")
     for path in (tmp_path / "zwei é").rglob("*.png"):
@@ -56,26 +56,16 @@ def test_fingerprint_and_splits_survive_moving_and_touching(tmp_path):
     moved = load_target(tmp_path / "zwei é")
     assert moved.fingerprint == first.fingerprint
     assert moved.splits.tolist() == first.splits.tolist()
-    (tmp_path / "zwei é" / "across" / "000.png").write_bytes(picture(tmp_path / "other.png", 9).read_bytes())
-    changed = load_target(tmp_path / "zwei é")
-    assert changed.fingerprint != first.fingerprint
-    assert sum(a != b for a, b in zip(changed.hashes, first.hashes, strict=True)) == 1
-
-
-def test_splits_do_not_depend_on_file_names(tmp_path):
-    first = load_target(image_folder(tmp_path / "one", 12))
     for path in sorted((tmp_path / "one").rglob("*.png")):
         path.rename(path.with_name(f"{99 - int(path.stem)}.png"))
     renamed = load_target(tmp_path / "one")
     assert renamed.names[0] != first.names[0]
-    assert dict(zip(renamed.hashes, renamed.splits.tolist(), strict=True)) == dict(
-        zip(first.hashes, first.splits.tolist(), strict=True)
-    )
-
-
-def test_another_seed_draws_other_splits(tmp_path):
-    root = image_folder(tmp_path / "one", 12)
-    assert load_target(root, seed=1).splits.tolist() != load_target(root, seed=0).splits.tolist()
+    by_content = (dict(zip(one.hashes, one.splits.tolist(), strict=True)) for one in (renamed, first))
+    assert next(by_content) == next(by_content)
+    (tmp_path / "zwei é" / "across" / "000.png").write_bytes(picture(tmp_path / "other.png", 9).read_bytes())
+    changed = load_target(tmp_path / "zwei é")
+    assert changed.fingerprint != first.fingerprint
+    assert sum(a != b for a, b in zip(changed.hashes, first.hashes, strict=True)) == 1
 
 
 def test_given_splits_are_respected(tmp_path):
@@ -110,10 +100,10 @@ def test_strays_and_other_files_are_noted(tmp_path):
 
 
 def test_a_list_of_files_beside_class_folders_is_no_tagging_set(tmp_path):
-    root = image_folder(tmp_path / "photos")
+    root = image_folder(tmp_path / "photos", 4)
     (root / "train.txt").write_text("across/000.png 0\nupright/000.png 1\n")
     target = load_target(root)
-    assert (str(target.modality), len(target)) == ("image", 60)
+    assert (str(target.modality), len(target)) == ("image", 12)
     assert any("1 files that are not images were left out, such as train.txt" in note for note in target.notes)
 
 
@@ -207,7 +197,5 @@ def test_what_cannot_be_read_is_named(as_nobody, monkeypatch, place):
     (root / place).chmod(0)
     if os.geteuid() == 0:
         os.seteuid(65534)
-    with pytest.raises(
-        TargetError, match=rf"{place} cannot be read \(Permission denied\); make it readable or remove it"
-    ):
+    with pytest.raises(TargetError, match=rf"{place} cannot be read \(Permission denied\)"):
         load_target(root)

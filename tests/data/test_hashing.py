@@ -9,7 +9,6 @@ import pytest
 import xxhash
 
 from selector.core.atomic import cache_folder
-from selector.core.errors import OptionError
 from selector.data import load_target
 
 
@@ -75,11 +74,6 @@ def test_a_memory_that_cannot_be_written_is_a_warning(tmp_path, caplog, monkeypa
     with caplog.at_level(logging.WARNING):
         assert len(load_target(files(tmp_path / "x", 8))) == 8
     assert "could not be remembered" in caplog.text
-
-
-def test_unknown_hash_mode(tmp_path):
-    with pytest.raises(OptionError, match=r"hash_mode must be 'mtime' or 'content'\. Got 'x'\."):
-        load_target(files(tmp_path / "x", 8), hash_mode="x")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

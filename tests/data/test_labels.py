@@ -1,5 +1,6 @@
 """What raw labels are taken for, and which of them are refused."""
 
+import decimal
 import json
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,18 @@ def test_a_blank_label_is_a_missing_one(tmp_path: Path) -> None:
         load_target(([["a", "b", "c"]] * 9, [["O", " ", "B"]] * 9))
 
 
-@pytest.mark.parametrize("gap", [pd.NA, pd.NaT, float("nan"), np.nan])
-def test_gaps_of_pandas_are_missing_labels_in_splits_too(gap: Any) -> None:
-    labels = pd.Series(["x", gap, *["x", "y"] * 19], dtype=object)
-    with pytest.raises(TargetError, match=r"texts: row 1 has no label"):
-        load_target((TEXTS, labels))
+@pytest.mark.parametrize(
+    "gap",
+    [None, "", float("nan"), pd.NA, pd.NaT, np.float32("nan"), np.float16("inf"), decimal.Decimal("NaN"), np.ma.masked],
+)
+def test_a_gap_of_any_type_is_a_missing_label_in_splits_too(gap: Any) -> None:
+    labels = pd.Series(["x", "z", *["x", "y"] * 19], dtype=object)
+    labels[1] = gap
+    for given in (labels, labels.tolist(), labels.to_numpy()):
+        with pytest.raises(TargetError, match=r"texts: row 1 has no label"):
+            load_target((TEXTS, given), task="classification")
     with pytest.raises(TargetError, match=r"train: row 1 has no label"):
-        load_target({"train": (TEXTS, labels.tolist())})
+        load_target({"train": (TEXTS, labels.tolist())}, task="classification")
 
 
 def test_whole_floats_are_regression_and_that_is_said(tmp_path: Path) -> None:
@@ -84,14 +90,9 @@ def test_lists_of_names_are_several_labels() -> None:
     assert "10 texts have no label, such as row 3; they count as negatives" in several.notes
     numbers = load_target({"train": (TEXTS, [[0, 1], [1], [0]] * 13 + [[0]])})
     assert (numbers.class_names, numbers.labels[:3].tolist()) == (("0", "1"), [[1, 1], [0, 1], [1, 0]])
-    with pytest.raises(
-        TargetError, match=r"texts: row 1 has no list as its labels; expected a list of names or numbers"
-    ):
-        of([["a", "b"], None])
-    with pytest.raises(TargetError, match=r"texts: row 1 has 'c' as its labels; expected a list"):
-        of([["a", "b"], "c"])
-    with pytest.raises(TargetError, match=r"texts: row 1 has .* among its labels; expected names or numbers"):
-        of([["a", "b"], [["c"]]])
+    for second, said in ((None, "has no list"), ("c", "has 'c'"), ([["c"]], "has .* among")):
+        with pytest.raises(TargetError, match=rf"texts: row 1 {said}.* its labels; expected"):
+            of([["a", "b"], second])
 
 
 def test_declared_classes_in_lists() -> None:
@@ -109,16 +110,11 @@ def test_declared_classes_in_lists() -> None:
 def test_labels_that_are_no_names(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": {"id": 1}}\n')
-    with pytest.raises(
-        TargetError, match=r"line 2 has a dict as its label \(\{'id': 1\}\); expected a name or a number"
-    ):
+    with pytest.raises(TargetError, match=r"line 2 has a dict as its label \(\{'id': 1\}\)"):
         load_target(path)
-    path.write_text(
-        "".join(json.dumps({"text": t, "label": "x\ud800" if t == "text 3" else "y"}) + "\n" for t in TEXTS)
-    )
-    with pytest.raises(
-        TargetError, match=r"a.jsonl: line 4 has a label that holds half of a character.*\('x\\ud800'\)"
-    ):
+    rows = [{"text": text, "label": "x\ud800" if text == "text 3" else "y"} for text in TEXTS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(TargetError, match=r"a.jsonl: line 4 has a label that holds half of a character"):
         load_target(path)
 
 

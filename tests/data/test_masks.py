@@ -1,5 +1,6 @@
 """Masks: every layout and kind of file gives the same classes, and what is wrong is told with its file."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -153,7 +154,6 @@ def test_voc_equals_torchvision_and_has_the_names_of_its_palette(tmp_path: Path)
     assert target.class_names == ("background", "aeroplane", "bicycle")
     assert "the masks have the palette of Pascal VOC, so its class names are taken" in target.notes
     theirs = VOCSegmentation(str(tmp_path), year="2012", image_set="val")
-    assert [name.rpartition("/")[2] for name in target.names[-6:]] != []
     by_name = {Path(name).stem: i for i, name in enumerate(target.names)}
     assert target.annotations is not None
     for i in range(len(theirs)):
@@ -199,8 +199,6 @@ def test_cityscapes_equals_torchvision(tmp_path: Path) -> None:
 
 
 def encoded(array: np.ndarray) -> dict[str, Any]:
-    import io
-
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return {"bytes": file.getvalue(), "path": None}
@@ -213,8 +211,7 @@ def test_csv_parquet_datasets_and_arrays_equal_the_folder(tmp_path: Path) -> Non
     folder = load_target(root, class_names=NAMES)
     rows = "".join(f"set/images/{i:03}.png,set/masks/{i:03}.png\n" for i in range(COUNT))
     (tmp_path / "a.csv").write_text("path,mask\n" + rows)
-    csv = load_target(tmp_path / "a.csv", class_names=NAMES)
-    assert csv.fingerprint == folder.fingerprint
+    assert load_target(tmp_path / "a.csv", class_names=NAMES).fingerprint == folder.fingerprint
     (tmp_path / "a.csv").write_text("path,truth\n" + rows)
     assert load_target(tmp_path / "a.csv", mask_column="truth", class_names=NAMES).fingerprint == folder.fingerprint
 
@@ -234,20 +231,15 @@ def test_csv_parquet_datasets_and_arrays_equal_the_folder(tmp_path: Path) -> Non
     assert load_target(hub, class_names=NAMES).fingerprint == folder.fingerprint
 
     pictures, masks = [picture(i) for i in range(COUNT)], [mask(i) for i in range(COUNT)]
-    in_memory = [
-        load_target((np.stack(pictures), np.stack(masks)), class_names=NAMES),
-        load_target((pictures, [Image.fromarray(m) for m in masks]), class_names=NAMES),
-        load_target([{"image": p, "mask": m} for p, m in zip(pictures, masks, strict=True)], class_names=NAMES),
-        load_target(
-            (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))),
-            class_names=NAMES,
-        ),
-        load_target(Pairs(pictures, masks), class_names=NAMES),
-    ]  # fmt: skip
-    for target in in_memory:
-        assert (target.task, target.class_names) == ("segmentation", tuple(NAMES))
-        assert target.annotations is not None
-        assert all(np.array_equal(target.annotations[i], mask(i)) for i in range(COUNT))
+    in_memory: list[Any] = [
+        (np.stack(pictures), np.stack(masks)),
+        (pictures, [Image.fromarray(m) for m in masks]),
+        [{"image": p, "mask": m} for p, m in zip(pictures, masks, strict=True)],
+        (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))),
+        Pairs(pictures, masks),
+    ]
+    for given in in_memory:
+        same(load_target(given, class_names=NAMES))
 
 
 class Pairs(torch.utils.data.Dataset[Any]):
@@ -266,9 +258,8 @@ def test_masks_are_decoded_when_asked_for_and_follow_subsets(tmp_path: Path) -> 
     target = load_target(root, class_names=NAMES)
     small = subsample(target, 9)
     assert small.annotations is not None
-    assert [np.array_equal(small.annotations[i], mask(int(Path(n).stem))) for i, n in enumerate(small.names)] == [
-        True
-    ] * 9
+    assert len(small.names) == 9
+    assert all(np.array_equal(small.annotations[i], mask(int(Path(n).stem))) for i, n in enumerate(small.names))
     fewer = without(target, [0], ["is truncated"])
     assert fewer.annotations is not None
     assert np.array_equal(fewer.annotations[0], mask(1))
@@ -282,12 +273,6 @@ def test_names_that_nothing_says(tmp_path: Path) -> None:
     plain = load_target(pairs(tmp_path / "a"))
     assert plain.class_names == ("class 0", "class 1", "class 2")
     assert any("nothing names the classes of the masks" in note for note in plain.notes)
-    binary = load_target(pairs(tmp_path / "b", convert=lambda m: np.where(m == 1, 255, 0).astype(np.uint8)))
-    assert binary.class_names == ("background", "foreground")
-    assert (
-        "the masks hold 0 and 255 only: 0 is read as 'background' and 255 as 'foreground'; if 255 is no class, say "
-        "ignore_index=255" in binary.notes
-    )
     ignored = load_target(tmp_path / "a", ignore_index=2, class_names={0: "sky", 1: "road", 255: "border"})
     assert ignored.class_names == ("sky", "road", "border")
     assert ignored.annotations is not None
@@ -302,12 +287,9 @@ def test_bad_masks(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match=message):
             load_target(root, **{"class_names": NAMES, **options})
 
-    fails(
-        r"mask masks/\d+\.png holds the value 2, which is none of the 2 classes \(0\.\.1\); give its name with class_names, or say ignore_index=2",
-        class_names=NAMES[:2],
-    )
+    fails(r"mask masks/\d+\.png holds the value 2, which is none of the 2 classes \(0\.\.1\)", class_names=NAMES[:2])
     save(mask(1)[:, :7], root / "masks" / "001.png")
-    fails(r"mask masks/001\.png has 8 × 7 pixels \(height × width\) but its image 8 × 10; make it of the same size")
+    fails(r"mask masks/001\.png has 8 × 7 pixels \(height × width\) but its image 8 × 10")
     (root / "masks" / "001.png").write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
     fails(r"mask masks/001\.png is ")
     (root / "masks" / "001.png").write_bytes(b"")

@@ -38,10 +38,7 @@ def test_every_form_of_several_labels_is_the_same(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     columns = csv(tmp_path / "a.csv", "text,cat,cow,dog", [f"{t},{a},{b},{c}" for t, (a, b, c) in zip(TEXTS, MATRIX.tolist(), strict=True)])  # fmt: skip
     joined = csv(tmp_path / "b.csv", "text,label", [f"{t},{'|'.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)])
-    other = csv(
-        tmp_path / "c.csv", "text,label", [f"{t},{' ; '.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)]
-    )
-    frame = pd.DataFrame({"text": TEXTS, "labels": SETS})
+    other = csv(tmp_path / "c.csv", "text,label", [f"{t},{' ; '.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)])  # fmt: skip
     found = [
         load_target(tmp_path / "a.jsonl"),
         load_target(columns, label_column="cat,cow,dog"),
@@ -49,15 +46,13 @@ def test_every_form_of_several_labels_is_the_same(tmp_path: Path) -> None:
         load_target(joined),
         load_target(joined, separator="|"),
         load_target(other, separator=";"),
-        load_target(frame),
     ]
     for target in found:
         assert target.fingerprint == expected.fingerprint
         assert target.label_kind is LabelKind.MULTILABEL
-    for target in found[:-1]:
         assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == expected.fingerprint
-    note = "the labels hold '|', so each is read as several; if it belongs to the names, use"
-    assert any(note in said for said in found[3].notes)
+    assert load_target(pd.DataFrame({"text": TEXTS, "labels": SETS})).fingerprint == expected.fingerprint
+    assert any("the labels hold '|', so each is read as several" in said for said in found[3].notes)
     with pytest.raises(TargetError, match=r"b\.csv: line 3 has no label"):
         load_target(joined, task="classification")
     vectors = load_target(Vectors())
@@ -104,14 +99,9 @@ def test_labels_that_tell_nothing_are_named() -> None:
     always, never, twin = np.ones(COUNT, int), np.zeros(COUNT, int), MATRIX[:, 0]
     target = load_target((features, np.column_stack([MATRIX, twin, always, never])))
     notes = "\n".join(target.notes)
-    assert (
-        "2 of 6 labels cannot be learned, since train shows one side only: '5' (no positive), '4' (no negative)"
-        in notes
-    )
+    assert "train shows one side only: '5' (no positive), '4' (no negative)" in notes
     assert "labels '0' and '3' are the same for every row; remove one of them" in notes
-    with pytest.raises(
-        TargetError, match=r"no label has both positives and negatives in train: '1' \(no positive\), '0' \(no"
-    ):
+    with pytest.raises(TargetError, match=r"no label has both .* in train: '1' \(no positive\), '0' \(no negative\)"):
         load_target((features, np.column_stack([always, never])), task="multilabel")
     none = load_target((features, MATRIX))
     assert any(note.startswith("10 rows have no label, such as row 1; they count as neg") for note in none.notes)
@@ -142,26 +132,23 @@ def test_several_real_values(tmp_path: Path) -> None:
     assert target.labels[4].tolist() == [1.0, 96.0]
     assert "values that are missing count nowhere, by column: 'area' 1" in target.notes
     assert load_target(path, label_column="price").class_names == ()
-    features = np.random.default_rng(0).normal(size=(COUNT, 3))
-    with pytest.raises(TargetError, match=r"features: row 2 has an infinite value; expected a finite number\."):
-        load_target((features, np.where(np.arange(COUNT) == 2, np.inf, 0.5)))
+    rows[3] = f"{TEXTS[3]},,"
     with pytest.raises(TargetError, match=r"a\.csv: line 5 has no value in any column; remove it"):
-        load_target(csv(tmp_path / "a.csv", "text,price,area", [r if i != 3 else f"{TEXTS[3]},," for i, r in enumerate(rows)]), label_column="price,area")  # fmt: skip
+        load_target(csv(tmp_path / "a.csv", "text,price,area", rows), label_column="price,area")
+    one = np.where(np.arange(COUNT) == 2, np.inf, 0.5)
+    for values, said in ((one, "value; expected"), (np.column_stack([np.arange(COUNT) / 2, one]), "value in column 1")):
+        with pytest.raises(TargetError, match=rf"features: row 2 has an infinite {said}"):
+            load_target((np.zeros((COUNT, 3)), values))
 
 
 def test_whole_numbers_are_classes_or_amounts_by_a_rule_that_is_told() -> None:
     features = np.random.default_rng(0).normal(size=(COUNT, 3))
     few = load_target((features, np.arange(COUNT) % 12))
     assert few.task == "classification"
-    assert few.notes[0] == (
-        "the labels are whole numbers (0, 1, 2, ...; 12 differ), so this is read as classification; if they are amounts, use "
-        "selector.load_target(..., task='regression')"
-    )
+    assert few.notes[0].startswith("the labels are whole numbers (0, 1, 2, ...; 12 differ), so this is read as class")
     many = load_target((features, np.arange(COUNT) * 7))
     assert many.task == "regression"
-    assert many.notes[0].startswith(
-        "the labels are whole numbers of which 40 differ (0, 7, 14, ...), less than three items"
-    )
+    assert many.notes[0].startswith("the labels are whole numbers of which 40 differ (0, 7, 14, ...), less than")
     assert load_target((features, np.arange(COUNT) % 12), task="regression").notes[0].startswith("train, val")
     assert load_target((features, np.arange(COUNT) % 2)).notes == (
         "train, val and test were drawn (70/15/15, by class, seed 0)",
@@ -181,7 +168,7 @@ def test_splits_of_values_keep_the_quantiles() -> None:
     assert min(ties.counts().values()) >= 12
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(30, 120), st.integers(1, 6), st.integers(0, 1000))
 def test_iterative_stratification_keeps_every_label(count: int, labels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -230,23 +217,13 @@ def test_a_long_text_named_as_label_costs_no_memory(tmp_path: Path) -> None:
 
     tracemalloc.start()
 
-    rows = [f"{t},{'y' * 400_000 if i == 5 else 'xy'[i % 2]}" for i, t in enumerate(f"text {i}" for i in range(20_000))]
+    rows = [f"text {i},{'y' * 400_000 if i == 5 else 'xy'[i % 2]}" for i in range(2000)]
     path = csv(tmp_path / "a.csv", "text,label", rows)
-    with pytest.raises(
-        TargetError,
-        match=r"line 7 has a label of 400,000 characters \('yyy.*'\.\.\.\); expected a name of at most 1,000",
-    ):
+    with pytest.raises(TargetError, match=r"line 7 has a label of 400,000 characters .* a name of at most 1,000"):
         load_target(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 100e6, peak  # rows times the longest label would be 32 GB
-
-
-def test_a_task_that_does_not_fit(tmp_path: Path) -> None:
-    features = np.random.default_rng(0).normal(size=(COUNT, 3))
-    for task, lack in (("segmentation", "masks"), ("detection", "boxes")):
-        with pytest.raises(ConfigError, match=rf"task '{task}' was asked for, but the data have no column of {lack}"):
-            load_target((features, np.arange(COUNT) % 2), task=task)
+    assert peak < 100e6, peak  # rows times the longest label would be 3 GB
 
 
 def test_labels_win_over_boxes_beside_them_and_that_is_said() -> None:
@@ -255,32 +232,11 @@ def test_labels_win_over_boxes_beside_them_and_that_is_said() -> None:
     samples = [{"image": image, "label": "xy"[i % 2], "objects": boxes} for i, image in enumerate(images)]
     target = load_target(samples)
     assert target.task == "classification"
-    assert (
-        "column 'objects' holds boxes as well, which are read with task='detection' (--task detection)" in target.notes
-    )
+    assert any("column 'objects' holds boxes as well" in note for note in target.notes)
     found = load_target(samples, task="detection")
     assert (found.task, found.class_names) == ("detection", ("a",))
-
-
-def test_models_have_nothing_to_read_in_ready_features(tmp_path: Path) -> None:
-    import selector
-
-    features = np.random.default_rng(0).normal(size=(COUNT, 3))
-    with pytest.raises(
-        ConfigError, match=r"models has no effect on features: it needs models, and this target holds ready features"
-    ):
-        selector.rank((features, np.arange(COUNT) % 2), models="resnet18", store=tmp_path / "store")
-
-
-def test_an_infinite_value_among_several_is_told_with_its_column() -> None:
-    values = np.random.default_rng(0).normal(size=(COUNT, 2))
-    target = load_target((values, values))
-    assert target.notes[0] == "train, val and test were drawn (70/15/15, by quantile, seed 0)"
-    values[7, 1] = np.inf
-    with pytest.raises(
-        TargetError, match=r"row 7 has an infinite value in column 1; expected a finite number, NaN where"
-    ):
-        load_target((np.zeros((COUNT, 2)), values))
+    with pytest.raises(ConfigError, match="task 'segmentation' was asked for, but the data have no column of masks"):
+        load_target(samples, task="segmentation")
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -303,10 +259,8 @@ def test_a_cell_that_is_no_number_in_a_column_of_amounts_is_a_slip_and_no_class(
         load_target(path, label_column="price")
     with pytest.raises(TargetError, match=r"a\.csv: line 12 is labeled '12;5', and regression labels must be numbers"):
         load_target(path, label_column="price", task="regression")
-    named = csv(
-        tmp_path / "b.csv", "text,label", [f"{t},{'other' if i % 8 == 0 else i % 4}" for i, t in enumerate(TEXTS)]
-    )
-    assert load_target(named).task == "classification"  # few numbers are names of classes
+    words = [f"{t},{'other' if i % 8 == 0 else i % 4}" for i, t in enumerate(TEXTS)]
+    assert load_target(csv(tmp_path / "b.csv", "text,label", words)).task == "classification"  # names of few classes
 
 
 def test_rows_of_zero_and_one_are_labels_as_floats_too() -> None:

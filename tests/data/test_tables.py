@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -93,18 +94,13 @@ def test_parquet_columns_by_name(tmp_path):
     made = table(range(12), names=None, price=pa.array(np.arange(12) / 3), word=pa.array(list("abc") * 4))
     made = made.rename_columns(["photo", "label", "price", "word"])
     pq.write_table(made, tmp_path / "x.parquet")
-    with pytest.raises(
-        TargetError,
-        match=r"Columns: photo, label, price, word. Name texts .* call the image column 'image', or name it",
-    ):
+    with pytest.raises(TargetError, match=r"Columns: photo, label, price, word. Name texts"):
         load_target(tmp_path / "x.parquet")
     target = load_target(tmp_path / "x.parquet", image_column="photo", label_column="price")
     assert target.label_kind is LabelKind.REAL
     words = load_target(tmp_path / "x.parquet", image_column="photo", label_column="word")
     assert (words.class_names, load_origin(words.origin).fingerprint) == (("a", "b", "c"), words.fingerprint)
-    with pytest.raises(
-        TargetError, match=r"no column 'pric'; did you mean 'price'\? Columns: photo, label, price, word"
-    ):
+    with pytest.raises(TargetError, match=r"no column 'pric'; did you mean 'price'\?"):
         load_target(tmp_path / "x.parquet", image_column="photo", label_column="pric")
     with pytest.raises(TargetError, match=r"row 0: the image column holds string; expected a struct of bytes and path"):
         load_target(tmp_path / "x.parquet", image_column="word", label_column="label")
@@ -122,9 +118,8 @@ def test_parquet_bad_files(tmp_path):
 
 
 def test_parquet_paths_are_confined(tmp_path):
-    image = pa.array(
-        [{"bytes": None, "path": "../../etc/passwd"}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    )
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    image = pa.array([{"bytes": None, "path": "../../etc/passwd"}], kind)
     pq.write_table(pa.table({"image": image, "label": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(TargetError, match=r"row 0: the path '\.\./\.\./etc/passwd' leads outside"):
         load_target(tmp_path / "x.parquet")
@@ -132,9 +127,7 @@ def test_parquet_paths_are_confined(tmp_path):
 
 def test_parquet_files_of_another_shape(parquet_folder):
     pq.write_table(pa.table({"a": [1]}), parquet_folder / "test.parquet")
-    with pytest.raises(
-        TargetError, match=r"test\.parquet: columns a; expected 'image' and 'label' as in train\.parquet"
-    ):
+    with pytest.raises(TargetError, match=r"test\.parquet: columns a; expected 'image' and 'label'"):
         load_target(parquet_folder)
 
 
@@ -172,26 +165,11 @@ def test_manifest_with_splits_semicolons_and_a_mark(tmp_path):
     assert (target.counts(), target.split_origin) == ({"train": 9, "val": 3, "test": 6}, "given")
 
 
-def test_manifest_with_numbers(tmp_path):
-    root = image_folder(tmp_path / "x", 6)
-    paths = [line.split(",")[0] for line in listing(root)[1:]]
-    classes = load_target(
-        manifest(root, "path,label\n" + "\n".join(f"{p},{i % 2 * 8 + 2}" for i, p in enumerate(paths)))
-    )
-    assert classes.class_names == ("2", "10")
-    prices = load_target(
-        manifest(root, "path,price\n" + "\n".join(f"{p},{i / 4}" for i, p in enumerate(paths))), label_column="price"
-    )
-    assert prices.label_kind is LabelKind.REAL
-    assert prices.labels[3] == 0.75
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path,klass\n", r"labels\.csv: no label column among path, klass; expected 'label', or name it with label_column"),
-        ("a,label\n", r"labels\.csv: which column holds the texts, or the images\? Columns: a, label\. Name texts with text_column "
-         r"\(--text-column\), two columns for pairs\. Of images call the path column 'path', or name it with image_column"),
+        ("a,label\n", r"labels\.csv: which column holds the texts, or the images\? Columns: a, label\."),
         ("", r"labels\.csv: the table is empty; expected the names of its columns"),
         ("path,label\n../no.png,a\n", r"labels\.csv:2: image '\.\./no\.png' does not exist in .*x; correct .*\(--image-root\)"),
         ("path,label\na\0b.png,a\n", r"labels\.csv:2: the path 'a\\x00b\.png' holds a NUL character"),
@@ -225,9 +203,7 @@ def test_manifest_paths_lead_where_the_user_says(tmp_path):
         assert target.items[3] == folder.items[3]
         assert load_origin(target.origin).fingerprint == target.fingerprint
     bare = manifest(tmp_path / "lists", "\n".join(lines))
-    with pytest.raises(
-        TargetError, match=r"labels\.csv:2: image 'across/000.png' does not exist in .*lists \(and 17 more\)"
-    ):
+    with pytest.raises(TargetError, match=r"labels\.csv:2: image 'across/000.png' does not exist .* \(and 17 more\)"):
         load_target(bare)
     target = load_target(bare, image_root=root)
     assert target.fingerprint == folder.fingerprint
@@ -235,9 +211,6 @@ def test_manifest_paths_lead_where_the_user_says(tmp_path):
 
 
 def test_manifest_that_is_not_text(tmp_path):
-    (tmp_path / "x.csv").write_bytes(b"\xff\xff\x00")
-    with pytest.raises(TargetError, match=r"x\.csv:1: byte 0xff is not UTF-8; expected one encoding"):
-        load_target(tmp_path / "x.csv")
     for encoding in ("utf-16-le", "utf-16-be"):
         (tmp_path / "x.csv").write_bytes("\ufeffpath,label".encode(encoding))
         with pytest.raises(TargetError, match=r"x\.csv: found UTF-16 .*expected UTF-8. Convert .*-f utf-16 -t utf-8"):
@@ -272,9 +245,7 @@ def test_a_cell_that_is_no_text_of_a_person_is_an_error_with_its_line(tmp_path, 
     monkeypatch.setattr("selector.data._text_rows._LONGEST", 1000)
     file = tmp_path / "t.csv"
     file.write_text("text,label\na,b\n" + "x" * 1001 + ",b\n")
-    with pytest.raises(
-        TargetError, match=r"t\.csv:3: found a cell of more than 1,000 characters; shorten it or remove"
-    ):
+    with pytest.raises(TargetError, match=r"t\.csv:3: found a cell of more than 1,000 characters"):
         load_target(file, text_column="text", label_column="label")
     file.write_text("x" * 200_000 + ",label\na,b\n")
     with pytest.raises(TargetError, match=r"t\.csv:1: found a cell of more than 1,000 characters"):
@@ -289,18 +260,18 @@ def test_lines_of_a_table_are_those_of_the_csv_module():
 
 
 def test_binary_labels_of_a_parquet_file_are_names(tmp_path):
-    labels = pa.array([f"{'äb'[i % 2]}".encode() for i in range(20)], pa.binary())
-    pq.write_table(pa.table({"text": [f"text {i}" for i in range(20)], "label": labels}), tmp_path / "t.parquet")
-    assert sorted(load_target(tmp_path / "t.parquet").class_names) == ["b", "ä"]
-    labels = pa.array([b"\xff" if i % 2 else b"b" for i in range(20)], pa.binary())
-    pq.write_table(pa.table({"text": [f"text {i}" for i in range(20)], "label": labels}), tmp_path / "t.parquet")
+    def written(*names: bytes) -> Path:
+        labels = pa.array([*names] * 10, pa.binary())
+        pq.write_table(pa.table({"text": [f"text {i}" for i in range(20)], "label": labels}), tmp_path / "t.parquet")
+        return tmp_path / "t.parquet"
+
+    assert load_target(written("ä".encode(), b"b")).class_names == ("b", "ä")
     with pytest.raises(TargetError, match="not UTF-8"):
-        load_target(tmp_path / "t.parquet")
+        load_target(written(b"\xff", b"b"))
 
 
 @pytest.mark.parametrize("column", ["photo", "Foto", "document", "text"])
 def test_a_column_of_paths_is_recognized_by_its_values(tmp_path, column):
-    pd = pytest.importorskip("pandas")
     root = image_folder(tmp_path / "data", 10)
     paths = sorted(str(path) for path in root.rglob("*.png"))
     prices = np.random.default_rng(0).normal(12, 1, len(paths))
@@ -317,6 +288,5 @@ def test_a_column_of_paths_is_recognized_by_its_values(tmp_path, column):
 
 
 def test_a_table_without_paths_or_texts_asks_for_both():
-    pd = pytest.importorskip("pandas")
     with pytest.raises(TargetError, match=r"text_column .*image_column \(--image-column\)"):
         load_target(pd.DataFrame({"photo": ["one", "two"] * 10, "log_price": np.arange(20.0)}))

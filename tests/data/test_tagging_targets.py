@@ -102,9 +102,7 @@ def test_words_are_not_a_pair_of_texts(tmp_path: Path) -> None:
     short = [("a", str(i)) for i in range(20)]
     for said in ([*short, ("a", "b", "c")], [Words(own) for own in short]):  # not all of them are pairs
         assert load_target((said, [["x", "y", "z"][: len(own)] for own in said])).row_starts is not None
-    with pytest.raises(
-        TargetError, match=r"may be sentences of two words or pairs with several labels; give pairs as tup"
-    ):
+    with pytest.raises(TargetError, match="may be sentences of two words or pairs with several labels"):
         load_target((pairs, [[0, 1]] * 20))
     path = json_lines(tmp_path / "both.jsonl", [{"text": f"a {i}", "tokens": ["a", str(i)], "tags": ["x", "y"], "label": i % 2} for i in range(20)])  # fmt: skip
     assert load_target(path).row_starts is None  # a column of texts is there, and nothing else was named
@@ -133,33 +131,21 @@ def test_splits_never_cut_a_sentence_and_come_from_files_and_columns(tmp_path: P
     assert load_target(column).counts() == {"train": 14, "val": 14, "test": 12}
     joined = load_target({"train": (words[:30], tags[:30]), "test": (words[30:], tags[30:])})
     assert joined.counts()["test"] == 10
-    assert [len(joined.rows_of(joined.indices(s))) for s in ("train", "val", "test")] == [
-        sum(len(joined.items[i]) for i in joined.indices(s)) for s in ("train", "val", "test")
-    ]
-
-
-def test_json_lines_of_a_folder(tmp_path: Path) -> None:
-    words, tags = sentences()
-    rows = of(words, tags)
-    json_lines(tmp_path / "train.jsonl", rows[:30])
-    json_lines(tmp_path / "test.jsonl", rows[30:])
-    target = load_target(tmp_path)
-    assert target.row_starts is not None
-    assert target.counts()["test"] == 10
-    assert (
-        target.fingerprint
-        == load_target({"train": (words[:30], tags[:30]), "test": (words[30:], tags[30:])}).fingerprint
-    )
-    assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
+    for split in ("train", "val", "test"):
+        assert len(joined.rows_of(joined.indices(split))) == sum(len(joined.items[i]) for i in joined.indices(split))
+    (tmp_path / "lines").mkdir()
+    json_lines(tmp_path / "lines" / "train.jsonl", of(words, tags)[:30])
+    json_lines(tmp_path / "lines" / "test.jsonl", of(words, tags)[30:])
+    lines = load_target(tmp_path / "lines")
+    assert lines.fingerprint == joined.fingerprint
+    assert load_origin(json.loads(json.dumps(lines.origin))).fingerprint == joined.fingerprint
 
 
 def test_columns_of_conll_files(tmp_path: Path) -> None:
     words, tags = sentences()
     path = conll(tmp_path / "a.conll", words, tags)
     assert load_target(path, label_column="-1").fingerprint == load_target(path, label_column="3").fingerprint
-    with pytest.raises(
-        TargetError, match=r"label_column '4' is not one of its 3 columns; give a number in 1..3, or -1"
-    ):
+    with pytest.raises(TargetError, match=r"label_column '4' is not one of its 3 columns"):
         load_target(path, label_column="4")
     with pytest.raises(TargetError, match=r"column 1 of 3 would hold both words and labels"):
         load_target(path, label_column="1")
@@ -257,7 +243,8 @@ def test_labels_that_training_never_shows_are_told() -> None:
     words, tags = sentences()
     target = load_target({"train": (words, tags), "val": (words, tags), "test": ([["Paris", "is"]], [["B-LOC", "O"]])})
     (note,) = [n for n in target.notes if "no word in train" in n]
-    assert note.startswith("1 labels have no word in train, so that every such word counts as a mistake: B-LOC (val 0, test 1)")  # fmt: skip
+    assert note.startswith("1 labels")
+    assert "B-LOC (val 0, test 1)" in note
 
 
 def row_labels(target: Target, indices: np.ndarray) -> list[list[str]]:

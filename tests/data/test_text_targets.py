@@ -15,6 +15,7 @@ from selector.data import load_origin, load_target
 
 TEXTS = [f"text {i} of {'sun' if i % 2 else 'rain'}" for i in range(40)]
 LABELS = ["sun" if i % 2 else "rain" for i in range(40)]
+SPLIT_ROWS = [f"{TEXTS[i]},{LABELS[i]},{('train', 'train', 'val', 'test')[i // 10]}" for i in range(40)]
 
 
 def csv(path: Path, rows: list[str], header: str = "text,label") -> Path:
@@ -65,20 +66,14 @@ def test_every_form_gives_the_same_target(tmp_path):
     assert again.fingerprint == targets[0].fingerprint
 
 
-def test_parquet_files_are_splits(tmp_path):
-    for name, begin, end in (("train", 0, 20), ("validation", 20, 30), ("test", 30, 40)):
-        parquet(tmp_path / f"{name}.parquet", TEXTS[begin:end], [i % 2 for i in range(begin, end)], ["rain", "sun"])
-    target = load_target(tmp_path)
-    assert (target.split_origin, target.counts()) == ("given", {"train": 20, "val": 10, "test": 10})
-    assert [target.items[i] for i in range(40)] == TEXTS
-
-
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_tables_of_a_folder_are_splits(tmp_path, suffix):
     for name, begin, end in (("test", 30, 40), ("train", 0, 20), ("val", 20, 30)):
         path, rows = tmp_path / f"{name}.{suffix}", list(zip(TEXTS, LABELS, strict=True))[begin:end]
         if suffix == "jsonl":
             json_lines(path, [{"text": t, "label": k} for t, k in rows])
+        elif suffix == "parquet":
+            parquet(path, [t for t, _ in rows], [int(k == "sun") for _, k in rows], ["rain", "sun"])
         else:
             apart = "," if suffix == "csv" else "\t"
             csv(path, [f"{t}{apart}{k}" for t, k in rows], f"text{apart}label")
@@ -86,7 +81,7 @@ def test_tables_of_a_folder_are_splits(tmp_path, suffix):
     assert (target.name, target.split_origin) == (tmp_path.name, "given")
     assert target.counts() == {"train": 20, "val": 10, "test": 10}
     assert [target.items[i] for i in range(40)] == TEXTS
-    assert target.names[20] == f"val.{suffix}, line {1 if suffix == 'jsonl' else 2}"
+    assert target.names[20] == f"val.{suffix}" + {"jsonl": ", line 1", "parquet": ":0"}.get(suffix, ", line 2")
     assert load_origin(json.loads(json.dumps(target.origin))).fingerprint == target.fingerprint
 
 
@@ -97,28 +92,21 @@ def test_a_folder_of_one_table_and_labels_over_all_files(tmp_path):
     assert load_target(tmp_path).counts() == {"train": 14, "val": 14, "test": 12}
     csv(tmp_path / "train.csv", [f"{t},0{i % 2}" for i, t in enumerate(TEXTS)])
     csv(tmp_path / "test.csv", [f"more {t},{i % 2}" for i, t in enumerate(TEXTS)])
-    with pytest.raises(
-        TargetError, match=r"too few items: '0' has 0 in train \(test 20\), '1' has 0"
-    ):  # 00 is another label
+    with pytest.raises(TargetError, match=r"'0' has 0 in train \(test 20\), '1' has 0"):  # 00 is another label
         load_target(tmp_path)
 
 
 def test_folders_of_tables_that_cannot_be_read(tmp_path):
     csv(tmp_path / "train.csv", [f"{t},x" for t in TEXTS])
     csv(tmp_path / "test.csv", TEXTS, "text")
-    with pytest.raises(
-        TargetError, match=r"test.csv: columns text; expected text, label as in train.csv. Keep the files"
-    ):
+    with pytest.raises(TargetError, match=r"test.csv: columns text; expected text, label as in train.csv"):
         load_target(tmp_path)
     json_lines(tmp_path / "test.jsonl", [{"text": "a", "label": "x"}])
     with pytest.raises(TargetError, match=r"found train.csv and test.jsonl; keep files of one kind"):
         load_target(tmp_path)
     (tmp_path / "test.jsonl").unlink()
     (tmp_path / "cats").mkdir()  # classes of images, perhaps
-    with pytest.raises(
-        TargetError,
-        match=r"found 0 images .* Of the tables in it \(test.csv, train.csv\) give the one that is meant, or",
-    ):
+    with pytest.raises(TargetError, match=r"found 0 images .* Of the tables in it \(test.csv, train.csv\) give"):
         load_target(tmp_path)
 
 
@@ -135,14 +123,13 @@ def test_pairs_and_named_columns(tmp_path):
         load_target(path, text_column="premise,hypotheses")
     comma = json_lines(tmp_path / "c.jsonl", [{"a,b": t, "label": k} for t, k in zip(TEXTS, LABELS, strict=True)])
     assert load_target(comma, text_column="a,b").items[3] == TEXTS[3]
-    listed = load_target(([(f"a {i}", f"b {i}") for i in range(20)], [i % 2 for i in range(20)]))
-    assert listed.hashes == target.hashes
     rows_of_two = [["a " + str(i), "b " + str(i)] for i in range(20)]
+    pairs: Any
     for pairs in (
         np.array(rows_of_two),
         pd.DataFrame(rows_of_two),
         pd.Series(rows_of_two),
-        tuple(map(tuple, rows_of_two)),
+        list(map(tuple, rows_of_two)),
     ):
         assert load_target((pairs, [i % 2 for i in range(20)])).hashes == target.hashes
     frame = load_target(pd.read_csv(path), text_column=["premise", "hypothesis"], label_column="gold")
@@ -187,8 +174,7 @@ def test_frames_that_cannot_be_read(frame, message):
         ("text,sentence,label", {}, r"'text' and 'sentence' could each be the text column; choose one with text_column"),
         ("text,label,intent", {}, r"'label' and 'intent' could each be the label column; .* \(--label-column\)"),
         # 'text' in a name means nothing
-        ("full_text,label", {}, r"t.csv: which column holds the texts, or the images\? Columns: full_text, label. Name texts with text_column "
-         r"\(--text-column\), two columns for pairs. Of images call the path column 'path', or name it with image_column"),
+        ("full_text,label", {}, r"t.csv: which column holds the texts, or the images\? Columns: full_text, label"),
         ("full_text,label", {"text_column": "ful_text"}, r"no column 'ful_text'; did you mean 'full_text'\? Columns: full_text, label"),
         (None, {}, r"which column holds the text\? Columns: body, label. Name it with text_column"),
         ("text,sentence,label", {"text_column": ["text", "text"]}, r"t.csv: text_column names 'text' twice; give it once, or two columns for p"),
@@ -214,10 +200,7 @@ def test_a_manifest_of_images_stays_one(tmp_path):
 
 
 def test_splits_of_a_column(tmp_path):
-    rows = [
-        f"{t},{label},{('train', 'train', 'dev', 'test')[i // 10]}"
-        for i, (t, label) in enumerate(zip(TEXTS, LABELS, strict=True))
-    ]
+    rows = [row.replace(",val", ",dev") for row in SPLIT_ROWS]
     target = load_target(csv(tmp_path / "s.csv", rows, "text,label,split"))
     assert target.counts() == {"train": 20, "val": 10, "test": 10}
     for name in ("Split", "SPLIT", "Subset"):
@@ -231,17 +214,13 @@ def test_splits_of_a_column(tmp_path):
         load_target(csv(tmp_path / "s.csv", ["a,b,tests"], "text,label,split"))
 
 
-SPLIT_ROWS = [f"{t},{k},{('train', 'train', 'val', 'test')[i // 10]}" for i, (t, k) in enumerate(zip(TEXTS, LABELS, strict=True))]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("x.csv", "text,label\nschön,a\n".encode() + "schön,b\n".encode("latin-1"), r"x.csv:3: byte 0xf6 is not UTF-8; expected one encoding throughout"),
         ("x.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"x.jsonl:2: not JSON .*expected one object per line"),
         ("x.csv", "\n".join(["text,label", *(f"{t},x" for t in TEXTS[:5]), "unlabeled,"]), r"line 7 has no label; give it one or remove it"),
-        ("x.jsonl", "", r'x.jsonl: no rows found; expected one object per line, such as {"text":'),
-        ("x.jsonl", "\n\n", r'x.jsonl: no rows found; expected one object per line, such as {"text":'),
+        ("x.jsonl", "\n\n", r"x.jsonl: no rows found; expected one object per line"),
         ("x.jsonl", '{"text": "a", "label": "x"}\n{"text": "b"}', r"line 2 has no label"),
         ("x.jsonl", '{"text": 3, "label": "x"}', r"line 1: column 'text' holds int \(3\); expected text"),
         ("x.csv", "\n".join(["text,label,split", *SPLIT_ROWS, "odd,snow,test"]), r"class 'snow' has no text in train \(train 0, val 0, test 1\)"),
@@ -255,7 +234,7 @@ def test_bad_files_are_named_with_their_line(tmp_path, name, content, message):
 
 def test_an_empty_table_whose_columns_are_named(tmp_path):
     (tmp_path / "x.csv").write_text("")
-    with pytest.raises(TargetError, match=r"x.csv: the table is empty; expected columns of texts and labels"):
+    with pytest.raises(TargetError, match=r"x.csv: the table is empty"):
         load_target(tmp_path / "x.csv", text_column="text")
 
 
