@@ -109,31 +109,12 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(spent) < 0.5, spent
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        *[
-            [c]
-            for c in [
-                "scan",
-                "confirm",
-                "report",
-                "compare",
-                "predict",
-                "export",
-                "proxies",
-                "doctor",
-                "demo",
-                "zoo",
-                "store",
-            ]
-        ],
-        *[["zoo", c] for c in ("list", "check")],
-        *[["store", c] for c in ["path", "list", "size", "verify", "prune"]],
-    ],
-)
+@pytest.mark.parametrize("words", [
+    "scan", "confirm", "report", "compare", "predict", "export", "proxies", "doctor", "demo", "zoo", "store",
+    "zoo list", "zoo check", "store path", "store list", "store size", "store verify", "store prune",
+])  # fmt: skip
 def test_every_command_has_help(words):
-    assert "Usage:" in ok(*words, "--help").stdout
+    assert "Usage:" in ok(*words.split(), "--help").stdout
 
 
 def test_version_and_module():
@@ -141,17 +122,11 @@ def test_version_and_module():
     assert re.fullmatch(r"selector \d+\.\d+\.\d+\n", done.stdout)
 
 
-def test_an_unknown_option_is_a_usage_error():
-    assert "No such option" in fails(2, "scan", "x", "--frobnicate")
-    assert "Missing argument" in fails(2, "scan")
-
-
 def test_scan_prints_the_table_and_says_where_things_lie(confirmed):
     out, result = confirmed
-    assert "photos, 60 items" in result.stdout
     assert re.search(r"1\s+tiny-", result.stdout)
-    assert "linear" in result.stdout
-    assert "knn" in result.stdout
+    for word in ("photos, 60 items", "linear", "knn"):
+        assert word in result.stdout
     assert "\x1b" not in result.output  # no colors and no bars without a terminal
     assert f"report: {out / 'report.html'}" in result.stderr
     assert f"model:  {out / 'best'}" in result.stderr
@@ -180,8 +155,6 @@ def test_scan_again_answers_from_the_store_as_one_document(photos, zoo, store, c
 
 
 def test_the_reports_command_repeats_the_run(confirmed, tmp_path):
-    import shlex
-
     from selector.report.html import command
 
     out, _ = confirmed
@@ -189,6 +162,7 @@ def test_the_reports_command_repeats_the_run(confirmed, tmp_path):
     result = ok(*words[1:-1], tmp_path / "again", "--store", out.parent / "store")
     first, second = load_ranking(out), load_ranking(tmp_path / "again")
     assert [m.name for m in second] == [m.name for m in first]
+    assert np.isfinite([m.transferability for m in first]).all()
     assert [m.transferability for m in second] == [m.transferability for m in first]
     assert "linear" in result.stdout
 
@@ -201,27 +175,16 @@ def test_a_scan_without_out_names_its_folder_by_the_target(photos, zoo, store, c
     assert (folder / "report.html").is_file()
 
 
-def test_dry_run_does_nothing(photos, zoo, tmp_path):
-    words = ["scan", photos, "--zoo", zoo, "--store", tmp_path / "store", "--out", tmp_path / "run", "--dry-run"]
-    shown = ok(*words).stdout
+def test_dry_run_does_nothing_and_knows_what_is_cached(photos, zoo, store, confirmed, tmp_path):
+    words = ["scan", photos, "--zoo", zoo, "--out", tmp_path / "run", "--dry-run", *FAST, "--store"]
+    shown = ok(*words, tmp_path / "store").stdout
     assert "tiny-resnet" in shown
     assert "2 of 2 models usable, 51 images" in shown
-    plan = json.loads(ok(*words, "--json").stdout)
-    assert [(m["cached"], m["missing"]) for m in plan["models"]] == [(0, 51), (0, 51)]
+    for place, counts in ((tmp_path / "store", (0, 51)), (store, (51, 0))):
+        plan = json.loads(ok(*words, place, "--json").stdout)
+        assert [(m["cached"], m["missing"]) for m in plan["models"]] == [counts, counts]
     assert not (tmp_path / "run").exists()
     assert not list((tmp_path / "store").glob("entries/*"))
-
-
-def test_dry_run_knows_what_is_cached(photos, zoo, store, confirmed):
-    words = ["scan", photos, "--zoo", zoo, "--store", store, "--dry-run", "--json"]
-    plan = json.loads(ok(*words).stdout)
-    assert plan["images"] == 51
-
-
-def test_top_k_larger_than_the_zoo(photos, zoo, tmp_path):
-    told = fails(2, "scan", photos, "--zoo", zoo, "--store", tmp_path, "--top-k", 3)
-    assert "--top-k is 3, but only 2 model(s) are selected; lower it to at most 2 or select more models." in told
-    assert "Invalid value for '--top-k'" in fails(2, "scan", photos, "--top-k", 0)
 
 
 def test_failed_models_are_exit_code_3_and_all_failed_is_1(photos, store, tmp_path):
@@ -242,19 +205,42 @@ def test_no_model_within_the_limits_is_exit_code_1_as_when_all_failed(photos, zo
     assert "report:" in told
 
 
-def test_errors_of_target_zoo_and_proxies_are_exit_code_2(photos, zoo, tmp_path):
-    assert "nowhere" in fails(2, "scan", tmp_path / "nowhere")
-    assert "no model of the zoo matches 'tiny-vti'; did you mean 'tiny-vit'?" in fails(
-        2, "scan", photos, "--zoo", zoo, "--models", "tiny-vti"
-    )
-    assert "unknown tag 'tinny'; did you mean 'tiny'?" in fails(2, "scan", photos, "--zoo", zoo, "--tags", "tinny")
-    assert "unknown proxy 'lgme'; did you mean 'logme'?" in fails(
-        2, "scan", photos, "--zoo", zoo, "--proxies", "lgme", "--store", tmp_path
-    )
-    assert "A duration must be a number with a unit" in fails(2, "scan", photos, "--zoo", zoo, "--budget", "10 parsecs")
-    wrong = tmp_path / "wrong.yaml"
-    wrong.write_text("version: 1\nmodels:\n- {sorce: 'timm:x'}\n")
-    assert "unknown key 'sorce'; did you mean 'source'?" in fails(2, "zoo", "list", "--zoo", wrong)
+WRONG = {
+    "scan x --frobnicate": "No such option",
+    "scan": "Missing argument",
+    "scan NOWHERE": "nowhere",
+    "scan @x\0": r"the list of targets x\x00 cannot be read",
+    "scan PHOTOS --top-k 3": "--top-k is 3, but only 2 model(s) are selected; lower it to at most 2 or select more models.",
+    "scan PHOTOS --top-k 0": "Invalid value for '--top-k'",
+    "scan PHOTOS --models tiny-vti": "no model of the zoo matches 'tiny-vti'; did you mean 'tiny-vit'?",
+    "scan PHOTOS --tags tinny": "unknown tag 'tinny'; did you mean 'tiny'?",
+    "scan PHOTOS --proxies lgme": "unknown proxy 'lgme'; did you mean 'logme'?",
+    "scan PHOTOS --budget 10parsecs": "A duration must be a number with a unit",
+    "scan PHOTOS --max-latency 20": "A duration needs a unit here: 20ms or 20s?",
+    "scan PHOTOS --max-params x": "A count must be a number with a unit out of K, M, B",
+    f"scan PHOTOS --max-params {'9' * 5000}": "--max-params: A count must be finite, such as 30M",
+    f"scan PHOTOS --max-pixels {'9' * 5000}": "--max-pixels: A count must be finite",
+    "scan PHOTOS --store s\0": r"the store 's\x00' holds a NUL character",
+    "confirm NOWHERE": "is not a run: it has no run.json",
+    "confirm RUN --top-k 9": "--top-k must be an int in the range [1, 2]",
+    "export RUN": "Missing option '--onnx'",
+    "predict RUN NOWHERE/none.png": "no image matches",
+    "predict NOWHERE PHOTOS": "holds no saved model",
+    "proxies lgme": "unknown proxy 'lgme'; did you mean 'logme'?",
+    "proxies --plugin NOWHERE/none.py": "there is no such file",
+    "proxies --plugin no_such_module": "--plugin no_such_module: no such module",
+    "zoo list --license permisive": "did you mean 'permissive'?",
+    "store prune": "nothing selects what to remove",
+}
+
+
+@pytest.mark.parametrize("line", WRONG, ids=lambda line: line[:40].replace("\0", "NUL"))
+def test_what_is_wrong_is_exit_code_2_with_a_reason(line, confirmed, photos, zoo, tmp_path):
+    places = {"PHOTOS": photos, "NOWHERE": tmp_path / "nowhere", "RUN": confirmed[0]}
+    words = [re.sub("^[A-Z]+", lambda found: str(places[found[0]]), word) for word in line.split(" ")]
+    if "PHOTOS" in line and words[0] == "scan":
+        words += ["--zoo", zoo]
+    assert WRONG[line] in fails(2, *words)
 
 
 def test_an_error_with_json_is_one_document_too(tmp_path):
@@ -300,14 +286,6 @@ def test_a_plugin_brings_a_proxy(photos, zoo, store, confirmed, tmp_path):
         from selector.proxies import registry
 
         registry._objects.pop("mean-size", None)
-    assert "there is no such file" in fails(2, "proxies", "--plugin", tmp_path / "none.py")
-    assert "--plugin no_such_module: no such module" in fails(2, "proxies", "--plugin", "no_such_module")
-
-
-def test_confirm_needs_a_run_and_enough_models(confirmed, tmp_path):
-    out, _ = confirmed
-    assert "is not a run: it has no run.json" in fails(2, "confirm", tmp_path)
-    assert "--top-k must be an int in the range [1, 2]" in fails(2, "confirm", out, "--top-k", 9)
 
 
 def test_confirm_measures_more(photos, confirmed, store, tmp_path):
@@ -365,24 +343,14 @@ def test_predict(confirmed, photos, tmp_path):
     result = run("predict", out, images[0], broken)
     assert result.exit_code == 3
     assert str(broken) in result.stderr
-    assert "no image matches" in fails(2, "predict", out, tmp_path / "none.png")
-    assert "holds no saved model" in fails(2, "predict", tmp_path, images[0])
-
-
-def test_export(confirmed, tmp_path):
-    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
-    out, _ = confirmed
-    path = tmp_path / "model.onnx"
-    assert ok("export", out, "--onnx", path).stdout.strip() == str(path)
-    assert path.stat().st_size > 1000
-    assert "Missing option '--onnx'" in fails(2, "export", out)
 
 
 def test_zoo_list_and_check(zoo, tmp_path):
     assert re.search(r"tiny-vit\s+timm:test_vit .* tiny, vit", ok("zoo", "list", "--zoo", zoo).stdout)
-    assert [m["name"] for m in json.loads(ok("zoo", "list", "--zoo", zoo, "--tags", "vit", "--json").stdout)] == [
-        "tiny-vit"
-    ]
+    tagged = json.loads(ok("zoo", "list", "--zoo", zoo, "--tags", "vit", "--json").stdout)
+    assert [m["name"] for m in tagged] == ["tiny-vit"]
+    shipped = {m["name"] for m in json.loads(ok("zoo", "list", "--tags", "offline", "--json").stdout)}
+    assert {"efficientnet-lite0", "digits-mnist", "resnet18-untrained"} <= shipped
     checked = json.loads(ok("zoo", "check", "--zoo", zoo, "--json").stdout)
     assert [(m["name"], m["usable"]) for m in checked] == [("tiny-resnet", True), ("tiny-vit", True)]
     other = tmp_path / "other.yaml"
@@ -391,26 +359,18 @@ def test_zoo_list_and_check(zoo, tmp_path):
     assert result.exit_code == 3
     assert re.search(r"absent\s+no\s+\S+", result.stdout)
     assert re.search(
-        r"code\s+no\s+code: 'python:a:b' runs code, and the zoo or run that names it is not trusted; read the code",
-        result.stdout,
+        r"code\s+no\s+code: 'python:a:b' runs code, and the zoo or run that names it is not", result.stdout
     )
 
 
-def test_zoo_list_by_license_in_both_spellings(tmp_path):
+def test_zoo_list_by_license(tmp_path):
     (tmp_path / "zoo.yaml").write_text(
         "version: 1\nmodels:\n"
         "- {name: free, source: 'timm:test_vit', weights: none, license: mit}\n"
         "- {name: bound, source: 'timm:test_resnet', weights: none, license: cc-by-nc-4.0}\n"
     )
-    for spelling in ("--license", "--license"):
-        shown = ok("zoo", "list", "--zoo", tmp_path / "zoo.yaml", spelling, "permissive", "--json").stdout
-        assert [model["name"] for model in json.loads(shown)] == ["free"]
-    assert "did you mean 'permissive'?" in fails(2, "zoo", "list", "--license", "permisive")
-
-
-def test_the_shipped_zoo_lists_the_offline_models():
-    names = {m["name"] for m in json.loads(ok("zoo", "list", "--tags", "offline", "--json").stdout)}
-    assert {"efficientnet-lite0", "digits-mnist", "resnet18-untrained"} <= names
+    shown = ok("zoo", "list", "--zoo", tmp_path / "zoo.yaml", "--license", "permissive", "--json").stdout
+    assert [model["name"] for model in json.loads(shown)] == ["free"]
 
 
 def test_proxies():
@@ -424,7 +384,6 @@ def test_proxies():
     cards = json.loads(ok("proxies", "--json").stdout)
     assert {"name", "summary", "cost", "bounds"} <= set(cards[0])
     assert json.loads(ok("proxies", "knn", "--json").stdout)["name"] == "knn"
-    assert "unknown proxy 'lgme'; did you mean 'logme'?" in fails(2, "proxies", "lgme")
 
 
 def test_store_upkeep(store, confirmed, tmp_path):
@@ -437,7 +396,6 @@ def test_store_upkeep(store, confirmed, tmp_path):
     assert "0 damaged" in ok("store", "verify", "--store", store).stdout
     other = shutil.copytree(store, tmp_path / "other")  # copying the folder takes features to another machine
     assert len(json.loads(ok("store", "list", "--store", other, "--json").stdout)) == len(entries)
-    assert "nothing selects what to remove" in fails(2, "store", "prune", "--store", other)
     assert re.search(r"removed \d+ entries", ok("store", "prune", "--max-size", "0", "--store", other).stdout)
     assert "the store is empty" in ok("store", "list", "--store", other).stderr
 
@@ -568,12 +526,6 @@ def test_progress_on_a_terminal_draws_bars_and_leaves_lines():
     assert "extract net[red], 2/2 images" in stream.getvalue()
 
 
-def test_numbers_of_a_ranking_survive_json(confirmed):
-    out, _ = confirmed
-    values = [m.transferability for m in load_ranking(out)]
-    assert all(value is not None and np.isfinite(value) for value in values)
-
-
 def test_limits_leave_models_out_with_a_reason(photos, zoo, store, tmp_path):
     where = ["--zoo", zoo, "--store", store, "--no-confirm", "--out", tmp_path / "limited"]
     limits = ["--max-params", "100M", "--max-latency", "1h", "--max-memory", "4GB", "--license", "permissive"]
@@ -584,10 +536,6 @@ def test_limits_leave_models_out_with_a_reason(photos, zoo, store, tmp_path):
     assert model.status == "ok"
     dry = ok("scan", photos, *where, "--license", "permissive", "--dry-run")
     assert "excluded: its license is not known" in re.sub(r"\s+", " ", dry.stdout)
-    assert "A count must be a number with a unit out of K, M, B" in fails(
-        2, "scan", photos, *where, "--max-params", "x"
-    )
-    assert "A duration needs a unit here: 20ms or 20s?" in fails(2, "scan", photos, *where, "--max-latency", "20")
     compared = ok("compare", tmp_path / "limited", tmp_path / "limited")
     assert "Both put tiny-resnet first." in compared.stdout
 
@@ -606,29 +554,12 @@ def test_a_full_disk_under_the_run_names_the_file_and_costs_no_table(zoo, photos
     words = ["scan", photos, "--zoo", zoo, "--no-confirm", "--out", small_disk / "run", *FAST]
     result = run(*words)
     assert result.exit_code == 1
-    told = (
-        f"error: {small_disk / 'run' / 'run.json'} cannot be written (No space left on device); free some space or name"
-    )
-    assert told in result.stderr
+    assert f"error: {small_disk / 'run' / 'run.json'} cannot be written (No space left on device)" in result.stderr
     assert "transferability" in result.stdout  # the table
     assert list((small_disk / "run").iterdir()) == []
     document = json.loads(run(*words, "--json").stdout)
     assert document["error"]["type"] == "StoreError"
     assert document["ranking"]["models"]
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--store", "s\0"], "the store 's\\x00' holds a NUL character"),
-        (["--max-params", "9" * 5000], "--max-params: A count must be finite, such as 30M"),
-        (["--max-pixels", "9" * 5000], "--max-pixels: A count must be finite"),
-    ],
-)
-def test_arguments_that_no_file_system_and_no_number_takes(zoo, photos, words, told):
-    result = run("scan", photos, "--zoo", zoo, "--no-confirm", *words)
-    assert result.exit_code == 2
-    assert told in result.stderr
 
 
 def test_a_plugin_that_fails_is_named_and_its_working_folder_is_undone(tmp_path, monkeypatch):
@@ -638,12 +569,6 @@ def test_a_plugin_that_fails_is_named_and_its_working_folder_is_undone(tmp_path,
     assert result.exit_code == 2
     assert "error: --plugin moves.py: it cannot be imported: ZeroDivisionError: division by zero" in result.stderr
     assert Path.cwd() == tmp_path
-
-
-def test_a_list_of_targets_whose_name_holds_nul():
-    result = run("scan", "@x\0")
-    assert result.exit_code == 2
-    assert "the list of targets x\\x00 cannot be read" in result.stderr
 
 
 def test_a_device_is_not_replaced_by_a_file(tmp_path):
