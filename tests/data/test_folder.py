@@ -38,7 +38,8 @@ def split_folder(root: Path, counts: dict[str, int], classes: tuple[str, ...] = 
 
 def test_class_folders_are_split_70_15_15_by_class(tmp_path):
     target = load_target(image_folder(tmp_path / "photos", 20))
-    assert (target.name, target.class_names) == ("photos", ("across", "leaning", "upright"))
+    assert (target.name, target.task) == ("photos", "classification")
+    assert target.class_names == ("across", "leaning", "upright")
     assert target.counts() == {"train": 42, "val": 9, "test": 9}
     for label in range(3):
         assert sorted(np.unique(target.splits[target.labels == label], return_counts=True)[1].tolist()) == [3, 3, 14]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchmetrics.functional.classification as reference
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -17,7 +17,7 @@ from selector.core.errors import ConfigError, TargetError
 from selector.core.stats import best_temperature, softmax
 from selector.core.task import NotFinite
 from selector.tasks import _classes, registry
-from selector.tasks._classes import auroc, calibration_error, class_weights, confusion_matrix, per_class_table
+from selector.tasks._classes import auroc, calibration_error, class_weights
 from selector.tasks.classification import METRICS, Classification
 
 task = Classification()
@@ -35,25 +35,11 @@ def metrics_of(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def target(labels: np.ndarray, classes: int) -> Target:
-    n = len(labels)
-    return Target(
-        "t",
-        "image",
-        LabelKind.CLASSES,
-        [b""] * n,
-        [str(i) for i in range(n)],
-        labels,
-        tuple(f"c{i}" for i in range(classes)),
-        np.array(["train"] * n),
-        "given",
-        tuple(str(i) for i in range(n)),
-        "f",
-    )
-
-
-def test_is_registered_under_its_name() -> None:
-    assert registry.get("classification").name == "classification"
-    assert registry.get("classification").default_metric in METRICS
+    names = [str(i) for i in range(len(labels))]
+    classes_of = tuple(f"c{i}" for i in range(classes))
+    splits = np.array(["train"] * len(labels))
+    items = [b""] * len(labels)
+    return Target("t", "image", LabelKind.CLASSES, items, names, labels, classes_of, splits, "given", tuple(names), "f")
 
 
 @pytest.mark.parametrize(("n", "classes", "seed"), [(200, 2, 0), (300, 5, 1), (60, 7, 2), (1000, 30, 3)])
@@ -103,21 +89,7 @@ def test_an_undefined_metric_is_left_out() -> None:
     assert found["balanced_accuracy"] == found["accuracy"]
 
 
-def test_confusion_matrix_and_per_class_table_equal_scikit_learn() -> None:
-    logits, labels = sample(300, 4, seed=5)
-    guess = logits.argmax(axis=1)
-    assert (confusion_matrix(guess, labels, 4) == sk.confusion_matrix(labels, guess, labels=range(4))).all()
-    counts = confusion_matrix(guess, labels, 4)
-    table = per_class_table(counts, ["a", "b", "c", "d"])
-    precision, recall, f1, support = sk.precision_recall_fscore_support(labels, guess, labels=range(4))
-    for i, row in enumerate(table):
-        assert row == pytest.approx(
-            {"class": "abcd"[i], "items": support[i], "precision": precision[i], "recall": recall[i], "f1": f1[i]}
-        )
-    with pytest.raises(ConfigError, match=r"expected 4 class names, one an output\. Got 2"):
-        per_class_table(counts, ["a", "b"])
-
-
+@settings(max_examples=30)
 @given(st.floats(0.2, 5.0), st.integers(0, 50))
 def test_the_temperature_undoes_a_scale(scale: float, seed: int) -> None:
     """Labels drawn from softmax(z): the temperature of scale·z is scale times that of z."""
@@ -135,10 +107,6 @@ def test_the_temperature_has_the_least_log_loss_of_a_fine_grid() -> None:
     assert best_temperature(logits, labels) == pytest.approx(grid[int(np.argmin(losses))], rel=1.2e-2)
 
 
-def test_classes_of_similar_size_are_not_weighted() -> None:
-    assert class_weights(np.repeat([0, 1], [30, 12]), 2) is None
-
-
 def test_rare_classes_weigh_more_and_the_mean_over_rows_is_one() -> None:
     labels = np.repeat([0, 1, 2], [900, 90, 10])
     weights = class_weights(labels, 4)
@@ -148,23 +116,10 @@ def test_rare_classes_weigh_more_and_the_mean_over_rows_is_one() -> None:
     assert weights[labels].mean() == pytest.approx(1, rel=1e-5)
 
 
-def test_the_loss_is_torchs_weighted_cross_entropy() -> None:
-    labels = np.repeat([0, 1], [95, 5])
-    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32))
-    weights = class_weights(labels, 2)
-    assert weights is not None
-    expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), weight=torch.from_numpy(weights))
-    assert task.criterion(target(labels, 2))(logits, torch.from_numpy(labels)) == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (
-            np.zeros((3, 2)),
-            np.zeros(2, dtype=int),
-            r"expected logits \(N, C\) and labels \(N,\) with N > 0. Got \(3, 2\) and \(2,\)",
-        ),
+        (np.zeros((3, 2)), np.zeros(2, dtype=int), r"expected logits .* Got \(3, 2\) and \(2,\)"),
         (np.zeros((0, 2)), np.zeros(0, dtype=int), "with N > 0"),
         (np.full((3, 2), np.nan), np.zeros(3, dtype=int), r"logits must be finite; 3 row\(s\) are not"),
         (np.zeros((2, 2)), np.array([0, 2]), "labels must be ints in 0..1. Got values from 0 to 2"),
@@ -219,9 +174,9 @@ def test_the_outcome_equals_scikit_learn_and_orders_its_samples() -> None:
     guess, probabilities = logits.argmax(axis=1), softmax(logits, 2.0)
     expected = sk.confusion_matrix(labels, guess, labels=range(4))
     assert found["confusion"] == expected.tolist()
-    assert [line["recall"] for line in found["classes"]] == pytest.approx(
-        sk.recall_score(labels, guess, average=None), abs=1e-4
-    )
+    by_class = sk.precision_recall_fscore_support(labels, guess, labels=range(4))
+    for i, name in enumerate(("precision", "recall", "f1", "items")):
+        assert [line[name] for line in found["classes"]] == pytest.approx(by_class[i], abs=1e-4)
     assert sum(pair["items"] for pair in found["confused"]) == (guess != labels).sum()
     counts = [pair["items"] for pair in found["confused"]]
     assert counts == sorted(counts, reverse=True)

@@ -8,10 +8,8 @@ from sklearn import metrics as sk
 import selector
 from selector.core.errors import TargetError
 from selector.core.task import NotFinite
-from selector.deploy import export_onnx
-from selector.tasks.multilabel import METRICS, Multilabel, average_precision, best_threshold, positive_weights
+from selector.tasks.multilabel import METRICS, Multilabel, best_threshold, positive_weights
 from selector.zoo import ModelSpec
-from tests.conftest import image_folder
 
 task = Multilabel()
 NAMES = ("cat", "dog", "bird", "fish")
@@ -40,6 +38,12 @@ def test_metrics_are_those_of_scikit_learn_over_known_entries(unknown):
     assert {m: METRICS[m].sign for m in METRICS} == {"map": 1, "micro_f1": 1, "macro_f1": 1, "auroc": 1, "log_loss": -1}
 
 
+def test_a_label_without_positives_counts_in_no_mean():
+    outputs, labels = sample()
+    labels[:, 3] = 0
+    assert task.stats(outputs, labels).value("map") == task.stats(outputs[:, :3], labels[:, :3]).value("map")
+
+
 def test_a_resample_has_the_metrics_of_its_items():
     outputs, labels = sample()
     items = np.random.default_rng(1).integers(200, size=200)
@@ -47,23 +51,12 @@ def test_a_resample_has_the_metrics_of_its_items():
     assert drawn.values(METRICS) == made.values(METRICS)
 
 
-def test_average_precision_with_ties_and_without_positives():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        truth, score = rng.random(30) < 0.3, np.round(rng.random(30), 1)
-        if truth.any():
-            assert average_precision(truth, score) == pytest.approx(sk.average_precision_score(truth, score))
-    assert np.isnan(average_precision(np.zeros(3, bool), np.ones(3)))
-
-
 def test_thresholds_have_the_best_f1_and_few_positives_leave_them_alone():
     rng = np.random.default_rng(0)
-    for _ in range(10):
-        truth, probability = rng.random(60) < 0.3, rng.random(60)
+    for _ in range(5):
+        truth, probability = rng.random(40) < 0.3, rng.random(40)
         chosen = sk.f1_score(truth, probability >= best_threshold(truth, probability))
-        assert chosen == pytest.approx(
-            max(sk.f1_score(truth, probability >= t) for t in [0.0, *np.unique(probability)])
-        )
+        assert chosen == pytest.approx(max(sk.f1_score(truth, probability >= t) for t in [0.0, *probability]))
     assert best_threshold(np.array([True, True, False]), np.array([0.9, 0.1, 0.5])) == 0.5
 
 
@@ -115,7 +108,7 @@ def test_the_report_names_labels_confusions_and_the_most_confident_errors():
 TINY = [ModelSpec(name="tiny", source="timm:test_resnet", weights="none")]
 
 
-def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path):
+def test_from_arrays_to_a_model_that_predicts(tmp_path):
     rng = np.random.default_rng(0)
     colors = rng.random((60, 3)) < 0.5
     colors[~colors.any(axis=1), 0] = True
@@ -124,7 +117,7 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path):
     labels[3, 1] = np.nan
     ranking = selector.rank(
         (images, labels), zoo=TINY, proxies=["knn", "logme", "probe"], confirm=True, strategies=["frozen", "full"],
-        max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu",
+        max_steps=4, refit=False, top_k=1, store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu",
     )  # fmt: skip
     assert ranking.target["task"] == "multilabel"
     measured = {m.strategy: m for m in ranking.best.measurements}
@@ -133,12 +126,12 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path):
     target = ranking.loaded_target
     assert target is not None
     val = target.indices("val")
-    said = selector.load_model(tmp_path / "run").predict(list(images[val]))
-    chosen = [[int(name in row.values["labels"]) for name in target.class_names] for row in said]
-    handed = measured[selector.load_model(tmp_path / "run").config["strategy"]]
+    model = selector.load_model(tmp_path / "run")
+    chosen = [
+        [int(name in row.values["labels"]) for name in target.class_names] for row in model.predict(list(images[val]))
+    ]
     f1 = sk.f1_score(labels[val], chosen, average="macro")  # at the thresholds that the model is used with
-    assert handed.val["macro_f1"] == pytest.approx(f1, abs=1e-6)
-    model = selector.load_model(tmp_path / "run" / "best")
+    assert measured[model.config["strategy"]].val["macro_f1"] == pytest.approx(f1, abs=1e-6)
     assert len(model.context["thresholds"]) == 3
     found = model.predict(list(images[:4]))
     assert found.probabilities.shape == (4, 3)
@@ -146,13 +139,3 @@ def test_from_arrays_to_a_model_that_predicts_and_an_equal_onnx_file(tmp_path):
     thresholds = dict(zip(model.class_names, model.context["thresholds"], strict=True))
     assert row["labels"] == [n for n, p in row["probabilities"].items() if p >= thresholds[n]]
     assert found.to_csv().splitlines()[0] == "item,labels,probabilities.0,probabilities.1,probabilities.2,error"
-    pytest.importorskip("onnxruntime")
-    import onnxruntime
-
-    export_onnx(tmp_path / "run" / "best", tmp_path / "m.onnx")
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
-    assert [o.name for o in session.get_outputs()] == ["logits", "probabilities"]
-
-
-def test_an_image_folder_is_still_one_class_an_item(tmp_path):
-    assert selector.load_target(image_folder(tmp_path / "p", per_class=8)).task == "classification"

@@ -1,5 +1,6 @@
 """Real values: metrics against scikit-learn, intervals that cover, units, masks, the whole way to predictions."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,12 @@ def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path):
     brightness = rng.uniform(0, 200, 80)
     images = (brightness[:, None, None, None] + rng.integers(0, 55, (80, 24, 24, 3))).astype(np.uint8)
     ranking = selector.rank(
-        (images, 1000 + 7 * brightness), zoo=TINY, confirm=True, strategies=["frozen", "full"], max_steps=4, top_k=1,
-        store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu", task="regression",
+        (images, 1000 + 7 * brightness), zoo=TINY, confirm=True, strategies="frozen", store=tmp_path / "store",
+        out=tmp_path / "run", measure_cost="never", history=False, device="cpu", task="regression",
     )  # fmt: skip
     assert (ranking.target["task"], ranking.target["class_noun"]) == ("regression", "values")
     assert "loo-ridge" in ranking.best.scores
-    frozen = next(m for m in ranking.best.measurements if m.strategy == "frozen")
+    (frozen,) = ranking.best.measurements
     assert frozen.metric == "r2"
     assert frozen.val_value > 0.9
     assert 0 < frozen.val["mae"] < 150  # in the target's units, whose deviation is 400
@@ -99,9 +100,6 @@ def test_from_arrays_to_a_model_that_predicts_in_the_targets_units(tmp_path):
     found = model.predict(list(images[:5]))
     assert found.values == pytest.approx(1000 + 7 * brightness[:5], abs=400)
     assert found.to_csv().splitlines()[0] == "item,value,value_low,value_high,error"
-    again = selector.confirm(tmp_path / "run", target=(images, 1000 + 7 * brightness), store=tmp_path / "store",
-                             max_steps=4, top_k=1, history=False)  # fmt: skip
-    assert again.best.measurements[0].val == ranking.best.measurements[0].val  # from the journal
 
 
 def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path):
@@ -112,7 +110,8 @@ def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path):
     values[3, 1] = np.nan
     ranking = selector.rank(
         (images.astype(np.uint8), values), zoo=TINY, proxies=["loo-ridge"], confirm=True, strategies=["frozen", "full"],
-        max_steps=4, top_k=1, store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu",
+        max_steps=4, refit=False, store=tmp_path / "store", out=tmp_path / "run", measure_cost="never", history=False, device="cpu",
+        precision="float32", backend="eager",  # as the saved model predicts, whatever else this machine is quicker at
     )  # fmt: skip
     measured = {m.strategy: m for m in ranking.best.measurements}
     assert set(measured) == {"frozen", "full"}
@@ -132,9 +131,7 @@ def test_several_values_an_item_from_arrays_to_a_model_that_predicts(tmp_path):
     assert handed.test["mae"] == pytest.approx(np.mean([sk.mean_absolute_error(*c) for c in columns]), rel=1e-2)
 
 
-def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_path):
-    from types import SimpleNamespace
-
+def test_hubers_loss_is_the_reference_of_torch():
     values = np.array([[1.0], [2.0], [3.0], [np.nan], [90.0]])
     target: Any = SimpleNamespace(indices=lambda *_: np.arange(5), labels_of=lambda indices: values[indices])
     robust = task.configured(loss="huber")
@@ -147,15 +144,14 @@ def test_hubers_loss_is_the_reference_of_torch_and_outliers_move_it_less(tmp_pat
         assert own.criterion(target)(outputs, torch.tensor(values)).item() == pytest.approx(
             reference(outputs[known], wanted).item(), rel=1e-6
         )
-    with pytest.raises(ConfigError, match=r"unknown loss 'hubert'; did you mean 'huber'\? Known: mse, huber\."):
+    with pytest.raises(ConfigError, match=r"unknown loss 'hubert'; did you mean 'huber'\?"):
         task.configured(loss="hubert")
     with pytest.raises(ConfigError, match="the task 'classification' has no choice of loss"):
         registry.get("classification").configured(loss="huber")
 
 
-@pytest.mark.parametrize("strategy", ["partial", "lora"])
-@pytest.mark.parametrize("kind", ["regression", "multilabel"])
-def test_other_strategies_train_and_are_saved(tmp_path, strategy, kind):
+@pytest.mark.parametrize(("kind", "strategy"), [("multilabel", "partial"), ("regression", "lora")])
+def test_other_strategies_train_and_are_saved(tmp_path, kind, strategy):
     if strategy == "lora":
         pytest.importorskip("peft")
     rng = np.random.default_rng(0)

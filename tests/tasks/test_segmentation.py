@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,20 +34,21 @@ from selector.extract.row_readers import registry as readers
 from selector.modalities.pixels.augmentation import augmented
 from selector.modalities.pixels.transform import prepare
 from selector.sources import registry as registry_of_sources
-from selector.tasks import registry, task_of
+from selector.tasks import registry
 from selector.tasks.segmentation import (
     LIBRARY,
     Segmentation,
     SegmentationStats,
+    decoders,
     estimated_iou,
     point_weights,
     points_of,
     relative,
 )
-from selector.tasks.segmentation.decoders import decoder_of
+from selector.tasks.segmentation.decoders import class_map, decoder_of
 from selector.tasks.segmentation.mask_predictions import mask_png
 from selector.tasks.segmentation.reading import IGNORE
-from selector.tuning import TuningCandidate, run_fine_tuning
+from selector.tuning import FineTuningResult, TuningCandidate, run_fine_tuning
 from tests.sources.samples import load, spec
 
 task = Segmentation()
@@ -109,7 +111,7 @@ def shares(sizes: dict[int, int], count: int) -> dict[int, int]:
     return taken
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.sampled_from([(1, 1), (7, 9), (16, 5)]))
 def test_points_are_shared_evenly_and_lie_in_their_class(seed, count, size):
     rng = np.random.default_rng(seed)
@@ -130,11 +132,7 @@ def test_points_are_shared_evenly_and_lie_in_their_class(seed, count, size):
 
 def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers():
     mask = np.zeros((20, 30), np.uint8)
-    first, other, seeded = (
-        points_of(mask, 10, 255, "a", 0),
-        points_of(mask, 10, 255, "b", 0),
-        points_of(mask, 10, 255, "a", 1),
-    )
+    first, other, seeded = (points_of(mask, 10, 255, *drawn) for drawn in (("a", 0), ("b", 0), ("a", 1)))
     assert not np.array_equal(first, other)
     assert not np.array_equal(first, seeded)
     place = relative(np.array([[0, 0], [19, 29]]), (20, 30))
@@ -190,8 +188,8 @@ def test_more_pictures_show_fewer_points_each(scenes, monkeypatch):
 
 
 def test_classes_that_a_split_lacks_are_noted(folder, scenes, tmp_path):
-    balance = "classes differ in size by a factor of {}: the loss is weighted by class (--balance none: all items count alike)."
-    assert task.notes(scenes) == [balance.format(9)]
+    (balance,) = task.notes(scenes)
+    assert balance.startswith("classes differ in size by a factor of 9: the loss is weighted by class")
     shutil.copytree(folder, tmp_path / "scenes")
     for path in (tmp_path / "scenes" / "test" / "masks").iterdir():
         mask = np.asarray(Image.open(path))
@@ -200,7 +198,7 @@ def test_classes_that_a_split_lacks_are_noted(folder, scenes, tmp_path):
     assert task.notes(load_target(tmp_path / "scenes", class_names=tmp_path / "names.txt")) == [
         "1 of 3 classes have no pixel in test, such as '{bar}': their IoU there is 0 once a pixel is predicted as them, "
         "and else left out of the mean.",
-        balance.format(9),
+        balance,
     ]
 
 
@@ -261,15 +259,11 @@ def test_outputs_that_are_no_numbers_are_told(scenes):
         task.evaluator(scenes).update(logits, scenes.indices("val")[:1])
 
 
-def test_many_classes_are_read_in_pieces(monkeypatch):
-    from selector.tasks.segmentation import decoders as _segmenter
-
+def test_many_classes_are_read_in_pieces():
     logits = torch.randn((37, 5, 6), generator=torch.Generator().manual_seed(1))
-    whole = functional.interpolate(logits[None], (200, 180), mode="bilinear")[0].argmax(0)
-    assert torch.equal(_segmenter.class_map(logits, (200, 180)), whole)
-    monkeypatch.setattr(_segmenter, "class_map", _segmenter.class_map)
-    big = functional.interpolate(logits[None], (900, 3000), mode="bilinear")[0].argmax(0)
-    assert torch.equal(_segmenter.class_map(logits, (900, 3000)), big)  # 31 classes a piece
+    for size in ((200, 180), (1400, 1400)):  # at once, and 34 classes a piece
+        whole = functional.interpolate(logits[None], size, mode="bilinear")[0].argmax(0)
+        assert torch.equal(class_map(logits, size), whole)
 
 
 def test_the_baseline_is_the_most_frequent_class(scenes):
@@ -297,8 +291,19 @@ def test_masks_move_with_their_pictures(scenes):
         assert not torch.equal(mask, before.to(torch.uint8))
 
 
-def prepared(target: Target, name: str = "timm:test_resnet") -> Any:
-    return task.prepared(load(spec(name)), target)
+def prepared(target: Target, name: str = "timm:test_resnet", **more: Any) -> Any:
+    return task.prepared(load(spec(name, **more)), target)
+
+
+SMALL = {"preprocess": {"input_size": [3, 64, 64]}}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are read at their own size, and decoders are narrow: the code is the same, and quicker."""
+    monkeypatch.setattr("selector.modalities.pixels.maps.LEAST_SIDE", 64)
+    monkeypatch.setattr(decoders, "_WIDEST", 64)
+    monkeypatch.setattr(decoders, "_DPT_NARROWEST", 16)
 
 
 def test_the_linear_decoder_starts_as_the_probe(scenes):
@@ -355,20 +360,19 @@ def test_the_loss_is_weighted_cross_entropy_over_known_pixels(scenes):
     assert learner.weight(nothing) == 0.0
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("decoder", Segmentation.decoders)
 @pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
 def test_decoders_learn_and_are_built_again(scenes, name, decoder):
-    from selector.sources import registry as sources
-
     own = task.configured(decoder=decoder)
-    encoder = prepared(scenes, name)
+    encoder = prepared(scenes, name, **SMALL)
     learner: Any = own.learner(encoder, scenes)
     items = scenes.indices("train")[:4]
     batch = ready(pixels_for(scenes)(encoder.preprocess).batch(items), encoder.preprocess)
     masks = own.annotations(scenes, items)
     optimizer = torch.optim.Adam(learner.parameters(), 1e-3 if decoder in LIBRARY else 1e-2)
     losses = []
-    for _ in range(5):
+    for _ in range(8):
         optimizer.zero_grad()
         loss = learner.train().loss(batch, masks)
         loss.backward()
@@ -378,15 +382,13 @@ def test_decoders_learn_and_are_built_again(scenes, name, decoder):
     new = [n for n, _ in learner.named_parameters() if n.startswith(learner.new)]
     assert new == [n for n, _ in learner.named_parameters() if n.startswith("network.decoder.")]
     recipe = own.recipe(encoder, scenes)
-    again: Any = Segmentation().rebuild(recipe, sources.get(recipe["source"]).build)
+    again: Any = Segmentation().rebuild(recipe, registry_of_sources.get(recipe["source"]).build)
     again.load_state_dict(learner.network.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(again(batch), learner.eval().network(batch))
 
 
 def test_decoders_are_checked():
-    with pytest.raises(ConfigError, match=r"unknown decoder 'deeplab'; did you mean 'deeplabv3'\? Known: linear, fcn"):
-        task.configured(decoder="deeplab")
     with pytest.raises(ConfigError, match="the task 'classification' has no decoder"):
         registry.get("classification").configured(decoder="fcn")
     assert {task.configured(decoder=d).address for d in ("linear", "fcn")} == {"segmentation", "segmentation fcn"}
@@ -401,40 +403,13 @@ def test_pictures_are_read_whole(scenes):
     assert width / height == pytest.approx(64 / 48, abs=0.15)
 
 
-def test_a_stage_finds_a_network_that_draws(scenes, tmp_path):
-    """The whole confirmation on tiny networks: frozen from the probe, full better, the best saved and read again."""
-    specs = [spec("timm:test_resnet")]
-    result = run_fine_tuning(
-        [TuningCandidate(s.name, lambda s=s: load(s)) for s in specs],  # type: ignore[misc]
-        scenes, task_of(scenes), pixels_for(scenes),
-        strategies=("frozen", "full"), max_steps=6, device="cpu", checkpoint_folder=tmp_path / "journal", repeats=0,
-    )  # fmt: skip
-    frozen, full = next(iter(result.measurements.values()))
-    assert (frozen.strategy, full.strategy, full.status) == ("frozen", "full", "ok"), full.note
-    assert frozen.val["miou"] > 0.5
-    assert full.val["miou"] > frozen.val["miou"] - 0.1
-    assert frozen.extra["prior"] in (0.0, 0.25, 0.5, 0.75, 1.0)
-    best = result.best
-    assert best is not None
-    assert best.context == {"values": [0, 1, 2]}
-    save_model(tmp_path / "best", best, {"name": "scenes"}, result.measurements[best.name], {})
-    outcome = next(m.extra["error_analysis"] for m in (frozen, full) if "error_analysis" in m.extra)
-    groups = [f"The {which} images" for which in ("worst", "worst", "median", "median", "best", "best")]
-    assert [s["group"] for s in outcome["samples"]] == groups
-    assert [line["class"] for line in outcome["tables"]["results by class"]] == ["background", "disc", "bar"]
-    for sample in outcome["samples"]:
-        assert [p["title"] for p in sample["pictures"]] == ["picture", "truth", "predicted"]
-        assert all(p["uri"].startswith("data:image/jpeg;base64,") for p in sample["pictures"])
-
-
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("decoder", "encoder"), [("unet", "test_resnet"), ("segformer", "test_vit"), ("dpt", "test_vit")]
 )
 def test_library_decoders_go_the_whole_way(scenes, tmp_path, decoder, encoder):
-    import onnxruntime
-
     ranking = selector.rank(
-        scenes, zoo=[spec(f"timm:{encoder}", name="tiny")], store=tmp_path / "store", out=tmp_path / "run",
+        scenes, zoo=[spec(f"timm:{encoder}", name="tiny", **SMALL)], store=tmp_path / "store", out=tmp_path / "run",
         confirm=True, decoder=decoder, strategies=("full",), max_steps=12, measure_cost="never",
     )  # fmt: skip
     (measured,) = ranking["tiny"].measurements
@@ -468,16 +443,37 @@ def test_a_decoder_that_is_not_installed_says_its_extra(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def saved(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model that draws well enough: the probe of a tiny network."""
-    root = tmp_path_factory.mktemp("saved")
-    result = run_fine_tuning(
+def tuned(scenes: Target, tmp_path_factory: pytest.TempPathFactory) -> FineTuningResult:
+    """A tiny network, frozen from the probe and trained a little: it draws well enough."""
+    return run_fine_tuning(
         [TuningCandidate("tiny", lambda: load(spec("timm:test_resnet")))],
-        scenes,
-        task, pixels_for(scenes), strategies=("frozen",), device="cpu", checkpoint_folder=root / "journal",
+        scenes, task, pixels_for(scenes), strategies=("frozen", "full"), max_steps=6, device="cpu",
+        checkpoint_folder=tmp_path_factory.mktemp("journal"), repeats=0,
     )  # fmt: skip
-    assert result.best is not None
-    return save_model(root / "best", result.best, {"name": "scenes"}, result.measurements["tiny"], {"license": "mit"})
+
+
+@pytest.fixture(scope="module")
+def saved(tuned: FineTuningResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    assert tuned.best is not None
+    folder = tmp_path_factory.mktemp("saved") / "best"
+    return save_model(folder, tuned.best, {"name": "scenes"}, tuned.measurements["tiny"], {"license": "mit"})
+
+
+def test_a_stage_finds_a_network_that_draws(tuned):
+    """Frozen from the probe, full not far from it, and the report shows the worst, median and best images."""
+    frozen, full = tuned.measurements["tiny"]
+    assert (frozen.strategy, full.strategy, full.status) == ("frozen", "full", "ok"), full.note
+    assert frozen.val["miou"] > 0.5
+    assert full.val["miou"] > frozen.val["miou"] - 0.1
+    assert frozen.extra["prior"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert tuned.best.context == {"values": [0, 1, 2]}
+    outcome = next(m.extra["error_analysis"] for m in (frozen, full) if "error_analysis" in m.extra)
+    groups = [f"The {which} images" for which in ("worst", "worst", "median", "median", "best", "best")]
+    assert [s["group"] for s in outcome["samples"]] == groups
+    assert [line["class"] for line in outcome["tables"]["results by class"]] == ["background", "disc", "bar"]
+    for sample in outcome["samples"]:
+        assert [p["title"] for p in sample["pictures"]] == ["picture", "truth", "predicted"]
+        assert all(p["uri"].startswith("data:image/jpeg;base64,") for p in sample["pictures"])
 
 
 def test_masks_are_predicted_at_the_size_of_each_picture(saved, scenes, tmp_path):
@@ -508,16 +504,11 @@ def test_masks_are_written_as_the_target_writes_them(scenes, tmp_path):
     logits = torch.randn((1, 3, 6, 8), generator=torch.Generator().manual_seed(0)).numpy()
     paths = [str(tmp_path / "a" / "same.png"), str(tmp_path / "b" / "same.png")]
     outputs = [task.condensed(logits, path, names, context) for path in paths]
-    found = task.predicted(
-        [(p, p) for p in paths] + [("bad", None)], [*outputs, None], ["", "", "is empty"], names, context
-    )
+    items = [(p, p) for p in paths] + [("bad", None)]
+    found = task.predicted(items, [*outputs, None], ["", "", "is empty"], names, context)
     written = found.write(tmp_path / "out", overlay=True)
-    assert sorted(p.name for p in (tmp_path / "out").rglob("*.*")) == [
-        "same-2.jpg",
-        "same-2.png",
-        "same.jpg",
-        "same.png",
-    ]
+    made = sorted(p.name for p in (tmp_path / "out").rglob("*.*"))
+    assert made == ["same-2.jpg", "same-2.png", "same.jpg", "same.png"]
     image = Image.open(tmp_path / "out" / "same.png")
     assert image.mode == "P"
     expected = functional.interpolate(torch.from_numpy(logits), (48, 64), mode="bilinear").argmax(1)[0].numpy()
@@ -530,7 +521,7 @@ def test_masks_are_written_as_the_target_writes_them(scenes, tmp_path):
         found.write(tmp_path / "names.txt")
 
 
-def test_values_beyond_a_byte_are_written_in_sixteen_bits(tmp_path):
+def test_values_beyond_a_byte_are_written_in_sixteen_bits():
     png = mask_png(np.array([[0, 1]]), [5, 60000])
     assert np.asarray(Image.open(io.BytesIO(png))).tolist() == [[5, 60000]]
 
@@ -556,8 +547,6 @@ def test_predict_on_the_command_line(saved, tmp_path):
 
 
 def test_the_exported_network_takes_pictures_of_any_size(saved, tmp_path):
-    import onnxruntime
-
     path = export_onnx(saved, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["free_size"] == "true"
@@ -591,7 +580,6 @@ class Same(torch.nn.Module):
 
 
 def test_padding_by_the_size_is_left_to_operators_of_onnx(tmp_path):
-    import onnxruntime
     from timm.layers import AvgPool2dSame, Conv2dSame
 
     from selector.deploy.export import _export, _Form, padding_in_the_graph, why_not
@@ -634,8 +622,6 @@ def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it():
 
 
 def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(saved, tmp_path, monkeypatch, caplog):
-    import onnxruntime
-
     monkeypatch.setattr("selector.deploy.export.why_not", lambda module: "stem is dilated")
     path = export_onnx(saved, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -669,9 +655,7 @@ def test_several_decoders_are_compared_in_one_confirmation(folder, tmp_path):
 
 
 def test_a_misspelled_decoder_is_told_before_anything_is_read(folder, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"unknown decoder 'linaer'; did you mean 'linear'\? Known: linear, fcn, deep"
-    ):
+    with pytest.raises(ConfigError, match=r"unknown decoder 'linaer'; did you mean 'linear'\?"):
         selector.rank(
             folder, class_names=folder / "names.txt", zoo=[spec("timm:test_resnet")], store=tmp_path / "store",
             out=tmp_path / "run", confirm=True, decoder="fcn,linaer",
