@@ -78,18 +78,10 @@ def test_the_fast_tests_pass_with_the_lowest_versions(tmp_path: Path) -> None:
     wanted = f"{ROOT}[{','.join(EXTRAS)}]"
     install = ("pip", "install", "--python", python, "--resolution", "lowest-direct", "--torch-backend", "cpu", wanted)
     uv(*install, folder=tmp_path)
-    tools = (
-        "pytest>=8",
-        "pytest-timeout",
-        "hypothesis",
-        "packaging",
-        "pycocotools",
-        "seqeval",
-        "torchmetrics",
-        "nbformat",
-        "nbclient",
-        "ipykernel",
-    )
+    tools = [
+        "pytest>=8", "pytest-timeout", "hypothesis", "packaging", "pycocotools", "seqeval", "torchmetrics", "nbformat",
+        "nbclient", "ipykernel",
+    ]  # fmt: skip
     uv("pip", "install", "--python", python, *tools, folder=tmp_path)
     done = subprocess.run(
         [python, "-m", "pytest", "-q", "-x", *(f"tests/{room}" for room in ROOMS)],

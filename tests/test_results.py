@@ -18,29 +18,16 @@ from tests.report import samples
 
 
 def ranking() -> Ranking:
+    knn, leep = ScoreCell(0.7, 0.6, 0.8, {"accuracy@5": 0.75}), ScoreCell(None, reason="no source head")
+    frozen = Measurement("frozen", "accuracy", {"accuracy": 0.8, "auroc": math.nan}, {"accuracy": 0.79})
+    full = Measurement("full", "accuracy", {}, status="diverged", resolution=(96, 96))
     good = ModelResult(
-        "good",
-        {"source": "timm:resnet18"},
-        rank=1,
-        transferability=0.5,
-        scores={
-            "knn": ScoreCell(0.7, 0.6, 0.8, {"accuracy@5": 0.75}),
-            "leep": ScoreCell(None, reason="no source head"),
-        },
-        measurements=(
-            Measurement("frozen", "accuracy", {"accuracy": 0.8, "auroc": math.nan}, {"accuracy": 0.79}),
-            Measurement("full", "accuracy", {}, status="diverged", resolution=(96, 96)),
-        ),
-    )
+        "good", {"source": "timm:resnet18"}, rank=1, transferability=0.5,
+        scores={"knn": knn, "leep": leep}, measurements=(frozen, full),
+    )  # fmt: skip
     bad = ModelResult("bad <b>", {"source": "timm:nope"}, status="failed", reason="no weights", traceback="Trace")
-    return Ranking(
-        {"name": "t", "fingerprint": "f"},
-        {"proxies": ["knn", "leep"]},
-        {"python": "3"},
-        (good, bad),
-        ("careful",),
-        {"total": 1.0},
-    )
+    target, settings = {"name": "t", "fingerprint": "f"}, {"proxies": ["knn", "leep"]}
+    return Ranking(target, settings, {"python": "3"}, (good, bad), ("careful",), {"total": 1.0})
 
 
 def test_round_trip(tmp_path):
@@ -74,9 +61,6 @@ def test_a_run_that_is_none_is_named(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ConfigError, match=r"cannot be read.*run the scan again, its features are kept"):
         load_ranking(tmp_path)
-    (tmp_path / "run.json").write_text('{"format": 99}')
-    with pytest.raises(ConfigError, match="another format"):
-        load_ranking(tmp_path)
 
 
 def test_no_model_finished():
@@ -106,10 +90,7 @@ def test_a_run_names_the_libraries_of_every_source_without_importing_them():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (
-            {"models": [{"name": 3}]},
-            r"run\.json: models\.0\.name: input should be a valid string, found 3; run the scan again",
-        ),
+        ({"models": [{"name": 3}]}, r"run\.json: models\.0\.name: input should be a valid string, found 3"),
         ({"target": {"name": "x"}}, r"run\.json: target\.fingerprint: field required"),
         ({"models": None}, r"run\.json: models: input should be a valid tuple, found None"),
         ({"format": 99}, r"has another format"),

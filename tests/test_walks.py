@@ -13,7 +13,7 @@ from tests.scan.test_text_scan import sentences
 from tests.support.text_models import text_model
 
 pytestmark = pytest.mark.slow
-
+COMMON = ["--zoo", "zoo.yaml", "--top-k", 1, "--strategies", "frozen", "--budget", "2m"]
 PHOTO_ZOO = """version: 1
 models:
 - {name: tiny-resnet, source: "timm:test_resnet", weights: none}
@@ -24,13 +24,8 @@ models:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own: no store, no history, no hub."""
-    for name, folder in (
-        ("HOME", "home"),
-        ("XDG_CACHE_HOME", "cache"),
-        ("XDG_DATA_HOME", "data"),
-        ("XDG_STATE_HOME", "state"),
-    ):
-        monkeypatch.setenv(name, str(tmp_path / folder))
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.delenv("SELECTOR_HISTORY", raising=False)
@@ -51,9 +46,8 @@ def selector(*words: object, stdin: str | None = None, code: int = 0) -> str:
 
 def test_photos_as_a_folder_and_as_a_table_of_absolute_paths(photos: Path, home: Path) -> None:
     (home / "zoo.yaml").write_text(PHOTO_ZOO)
-    common = ["--zoo", "zoo.yaml", "--top-k", 1, "--strategies", "frozen", "--budget", "2m"]
-    assert "2 of 2 models usable" in selector("scan", photos, *common, "--dry-run")
-    told = json.loads(selector("scan", photos, *common, "--out", "run", "--json"))
+    assert "2 of 2 models usable" in selector("scan", photos, *COMMON, "--dry-run")
+    told = json.loads(selector("scan", photos, *COMMON, "--out", "run", "--json"))
     assert told["models"][0]["measurements"]
     assert (home / "run" / "report.html").is_file()
     pictures = sorted(photos.rglob("*.png"))
@@ -61,7 +55,7 @@ def test_photos_as_a_folder_and_as_a_table_of_absolute_paths(photos: Path, home:
         rows = csv.writer(file)
         rows.writerow(["path", "label"])
         rows.writerows([path.resolve(), path.parent.name] for path in pictures)
-    again = json.loads(selector("scan", "labels.csv", *common, "--no-confirm", "--out", "table", "--json"))
+    again = json.loads(selector("scan", "labels.csv", *COMMON, "--no-confirm", "--out", "table", "--json"))
     first, second = ({m["name"]: m["transferability"] for m in document["models"]} for document in (told, again))
     assert first.keys() == second.keys()
     selector("predict", "run", *pictures[:3], "--out", "found.csv")
@@ -99,30 +93,13 @@ def test_a_notebook_runs_from_top_to_bottom(photos: Path, home: Path) -> None:
 
 
 def test_texts_from_a_table_to_predictions_in_a_table(home: Path) -> None:
-    models = [
-        f"- {{name: {family}, source: 'transformers:{text_model(home / family, family)}'}}"
-        for family in ("bert", "gpt2")
-    ]
-    (home / "zoo.yaml").write_text("\n".join(["version: 1", "models:", *models]))
+    models = [{"name": name, "source": f"transformers:{text_model(home / name, name)}"} for name in ("bert", "gpt2")]
+    (home / "zoo.yaml").write_text(json.dumps({"version": 1, "models": models}))
     texts, labels = sentences(80)
     with (home / "texts.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("said", "topic"), *zip(texts, labels, strict=True)])
     columns = ["--text-column", "said", "--label-column", "topic"]
-    selector(
-        "scan",
-        "texts.csv",
-        *columns,
-        "--zoo",
-        "zoo.yaml",
-        "--top-k",
-        1,
-        "--strategies",
-        "frozen",
-        "--budget",
-        "2m",
-        "--out",
-        "run",
-    )
+    selector("scan", "texts.csv", *columns, *COMMON, "--out", "run")
     selector("predict", "run", "texts.csv", "--text-column", "said", "--out", "found.csv")
     found = list(csv.DictReader((home / "found.csv").open()))
     assert [row["item"] for row in found] == list(texts)

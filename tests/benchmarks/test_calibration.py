@@ -35,18 +35,14 @@ def test_what_is_frozen_is_what_the_package_reads(tmp_path, monkeypatch):
     file.write_text(json.dumps({"version": 4, "normalized_score_per_deviation": 0.1, "sets": {}}))
     monkeypatch.setattr(calibration, "FROZEN", file)
     data = json.loads(calibration.frozen(scored(16)))
-    made = Calibration(
-        data["version"],
-        data["normalized_score_per_deviation"],
-        {k: CalibrationSet(**v) for k, v in data["sets"].items()},
-    )
+    sets = {name: CalibrationSet(**facts) for name, facts in data["sets"].items()}
+    made = Calibration(data["version"], data["normalized_score_per_deviation"], sets)
     assert (made.version, made.sets["a"].encoders, made.sets["a"].classes) == (5, 16, 3)
     normalized_score = calibration.mean_normalized_score(scored(16), "a", FACTS)
     assert made.sets["a"].best_normalized_score == pytest.approx(normalized_score.max(), abs=1e-4)
     uniform = (np.arange(1, 17) / 17 - 0.5) * np.sqrt(12)
-    assert made.normalized_score_per_deviation == pytest.approx(
-        np.cov(uniform, normalized_score)[0, 1] / uniform.var(ddof=1), abs=1e-3
-    )
+    slope = np.cov(uniform, normalized_score)[0, 1] / uniform.var(ddof=1)
+    assert made.normalized_score_per_deviation == pytest.approx(slope, abs=1e-3)
     file.write_text(json.dumps(data))
     assert json.loads(calibration.frozen(scored(16)))["version"] == 5  # nothing changed
 

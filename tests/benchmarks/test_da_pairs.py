@@ -33,17 +33,12 @@ def assets(tmp_path_factory):
     """A folder of the assets' form with a few random images and texts."""
     folder = tmp_path_factory.mktemp("assets")
     rng = np.random.default_rng(3)
-    for name, shape in (
-        ("mnist", (28, 28)),
-        ("cifar10", (32, 32, 3)),
-        ("flowers", (32, 32, 3)),
-        ("dtd10", (40, 32, 3)),
-    ):
+    shapes = {"mnist": (28, 28), "cifar10": (32, 32, 3), "flowers": (32, 32, 3), "dtd10": (40, 32, 3)}
+    for name, shape in shapes.items():
         for split, count in (("train", 80), ("test", 40)):
             images = [png(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)]
-            write(
-                folder / "data" / name / f"{split}.parquet", "image", images, np.arange(count) % 10, list("abcdefghij")
-            )
+            path = folder / "data" / name / f"{split}.parquet"
+            write(path, "image", images, np.arange(count) % 10, list("abcdefghij"))
     photos = [png(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)) for _ in range(3)]
     write(folder / "data" / "imagenet_val256" / "test.parquet", "image", photos, [0, 1, 2], list("abc"))
     for split in ("train", "test"):
@@ -57,50 +52,45 @@ def assets(tmp_path_factory):
     return folder
 
 
+def parts(pair):
+    return pair.source, pair.target, pair.target_test
+
+
+def content(part):
+    return [item if isinstance(item, str) else item.tobytes() for item in part.items]
+
+
 def test_intents_of_the_two_sets_meet_by_their_meaning(assets):
     pair = da_pairs.load("clinc150-banking77", assets)
-    assert {text: pair.classes[label] for text, label in zip(pair.source.items, pair.source.labels, strict=True)} == {
-        f"train clinc150 {intent}": intent for intent in da_pairs.INTENTS
-    }
-    assert {text: pair.classes[label] for text, label in zip(pair.target.items, pair.target.labels, strict=True)} == {
-        f"train banking77 {theirs}": intent for intent, theirs in da_pairs.INTENTS.items()
-    }
+    source, target = (
+        {text: pair.classes[label] for text, label in zip(part.items, part.labels, strict=True)}
+        for part in (pair.source, pair.target)
+    )
+    assert source == {f"train clinc150 {intent}": intent for intent in da_pairs.INTENTS}
+    assert target == {f"train banking77 {theirs}": intent for intent, theirs in da_pairs.INTENTS.items()}
 
 
 @pytest.mark.parametrize("name", da_pairs.NAMES)
 def test_a_pair_is_the_same_twice_and_its_domains_share_no_item(assets, name):
     first, second = (da_pairs.load(name, assets) for _ in range(2))
-    content = [[item if isinstance(item, str) else item.tobytes() for item in part.items] for part in parts(first)]
-    assert content == [
-        [item if isinstance(item, str) else item.tobytes() for item in part.items] for part in parts(second)
-    ]
-    assert all(np.array_equal(a.labels, b.labels) for a, b in zip(parts(first), parts(second), strict=True))
-    source, target, held = map(set, content)
+    for one, other in zip(parts(first), parts(second), strict=True):
+        assert content(one) == content(other)
+        assert np.array_equal(one.labels, other.labels)
+        assert len(one.items) == len(one.labels) > 0
+        assert set(one.labels.tolist()) <= set(range(len(first.classes)))
+    source, target, held = (set(content(part)) for part in parts(first))
     assert not source & target
     assert not (source | target) & held
-    for part in parts(first):
-        assert len(part.items) == len(part.labels) > 0
-        assert set(part.labels.tolist()) <= set(range(len(first.classes)))
 
 
 def test_corrupted_images_keep_their_labels_and_come_from_the_half_that_is_no_source(assets):
     pair = da_pairs.load("cifar10-blur", assets)
     originals, _ = da_pairs._images(assets, "cifar10")
-    blurred = {
-        da_pairs.blurred(image, None).tobytes(): label
-        for image, label in zip(originals.items, originals.labels, strict=True)
-    }
-    assert all(
-        blurred[item.tobytes()] == label for item, label in zip(pair.target.items, pair.target.labels, strict=True)
-    )
-    held = {item.tobytes() for item in pair.source.items}
-    used = {
-        image.tobytes()
-        for image in originals.items
-        if da_pairs.blurred(image, None).tobytes() in {i.tobytes() for i in pair.target.items}
-    }
-    assert len(used) == len(pair.target)
-    assert not used & held
+    made_of = {da_pairs.blurred(image, None).tobytes(): row for row, image in enumerate(originals.items)}
+    used = [made_of[blurred] for blurred in content(pair.target)]
+    assert originals.labels[used].tolist() == pair.target.labels.tolist()
+    assert len(set(used)) == len(pair.target)
+    assert not {originals.items[row].tobytes() for row in used} & set(content(pair.source))
 
 
 def test_blend_is_the_absolute_difference_without_wrapping():
@@ -151,7 +141,3 @@ def test_emotions_become_polarity(assets):
 def test_an_unknown_pair_is_named_with_those_that_exist(assets):
     with pytest.raises(ValueError, match=r"no pair is called 'usps'; there are mnist-digits, digits-mnist,"):
         da_pairs.load("usps", assets)
-
-
-def parts(pair):
-    return pair.source, pair.target, pair.target_test

@@ -1,22 +1,16 @@
 """What the package says of adaptation follows from the committed rows."""
 
-import csv
-
 import numpy as np
 import pytest
 
 from benchmarks import da_tables
 from benchmarks.da import RESULTS
+from benchmarks.rows import read_rows
 from selector.proxies.domain_measures import INTERCEPT, MISSES, WEIGHTS
 
 
-def rows():
-    with RESULTS.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_weights_of_target_accuracy_are_those_of_the_rows():
-    own = [row for row in rows() if row["strategy"] == "source-only"]
+    own = [row for row in read_rows(RESULTS) if row["strategy"] == "source-only"]
     assert len(own) > 112
     intercept, *weights = da_tables._ridge(own)
     assert intercept == pytest.approx(INTERCEPT, abs=1e-3)
@@ -25,10 +19,10 @@ def test_the_weights_of_target_accuracy_are_those_of_the_rows():
 
 def test_the_tables_are_those_of_the_rows(tmp_path, capsys):
     assert da_tables.main(["--out", str(tmp_path / "tables.csv")]) == 0
-    with (tmp_path / "tables.csv").open() as file:
-        made = {(r["table"], r["pair"], r["name"]): r["value"] for r in csv.DictReader(file)}
-    with da_tables.TABLES.open() as file:
-        kept = {(r["table"], r["pair"], r["name"]): r["value"] for r in csv.DictReader(file)}
+    made, kept = (
+        {(r["table"], r["pair"], r["name"]): r["value"] for r in read_rows(path)}
+        for path in (tmp_path / "tables.csv", da_tables.TABLES)
+    )
     assert {key: kept[key] for key in made} == made
     assert float(made["regression", "all", "90% of what is missed, points"]) == pytest.approx(100 * MISSES, abs=0.5)
     assert "class-ami" in capsys.readouterr().out

@@ -1,13 +1,12 @@
 """Published tables: what they hold, and what follows from them."""
 
-import csv
-
 import numpy as np
 import pytest
 from scipy import stats
 
 from benchmarks.reproduce import published, static, tables
 from benchmarks.reproduce.checks import BROKEN, EXACT, OTHER, ROUNDING, check_figure, copied_columns, impossible_hscores
+from benchmarks.rows import read_rows
 from selector.ranking.history import published_results
 from selector.ranking.prior import ModelFacts, static_prior
 
@@ -122,15 +121,10 @@ def test_published_accuracies_rank_torchvision_networks():
 def test_the_script_writes_what_is_committed(tmp_path):
     assert published.main(["--out", str(tmp_path), "--draws", "200", "--seed", "0"]) == 0
     for name in ("baselines.csv", "printed.csv", "prior_weight.csv"):
-        for new, old in zip(_rows(tmp_path / name), _rows(published.OUT / name), strict=True):
+        for new, old in zip(read_rows(tmp_path / name), read_rows(published.OUT / name), strict=True):
             for key, value in new.items():
                 try:
                     assert float(value) == pytest.approx(float(old[key]), abs=2e-4), (name, new)
                 except ValueError:
                     assert value == old[key]
     assert "## Headline figures" in (tmp_path / "published.md").read_text(encoding="utf-8")
-
-
-def _rows(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))

@@ -1,6 +1,7 @@
 """The suite's scores as a table: what is appended, what is read back, what is done only once."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +34,15 @@ def run(out, *names):
     assert score_cells.main(["--sets", "digits", "--out", str(out), "--scores", *names]) == 0
 
 
+def next_version(monkeypatch, changed):
+    """As if the code of one proxy had changed since."""
+
+    def get(name, get=registry.get):
+        return replace(get(name), version=get(name).version + 1) if name == changed else get(name)
+
+    monkeypatch.setattr(score_cells.registry, "get", get)
+
+
 def test_scores_are_what_the_proxies_give_and_are_computed_once_a_version(cells, tmp_path, monkeypatch):
     out = tmp_path / "scores.csv"
     run(out, "logme", "leep")
@@ -49,7 +59,7 @@ def test_scores_are_what_the_proxies_give_and_are_computed_once_a_version(cells,
     before = out.read_bytes()
     run(out, "logme", "leep")
     assert out.read_bytes() == before
-    monkeypatch.setattr(score_cells.registry, "get", lambda name, get=registry.get: _next_version(get(name)))
+    next_version(monkeypatch, "logme")
     run(out, "logme")
     assert len(table.whole_rows(out)) == 9
 
@@ -58,11 +68,7 @@ def test_a_row_of_another_version_is_no_value_and_is_computed_again(cells, tmp_p
     out = tmp_path / "scores.csv"
     run(out, "logme", "knn")
     found = score_cells.read(out).values
-    monkeypatch.setattr(
-        score_cells.registry,
-        "get",
-        lambda name, get=registry.get: _next_version(get(name)) if name == "logme" else get(name),
-    )
+    next_version(monkeypatch, "logme")
     capsys.readouterr()
     stale = score_cells.read(out)
     assert stale.values == {"knn": found["knn"]}
@@ -78,12 +84,6 @@ def test_a_row_of_another_version_is_no_value_and_is_computed_again(cells, tmp_p
     old = table.whole_rows(out)[0] | {"version": "0", "value": "9"}  # appended late by a checkout that is behind
     table.append(out, old, score_cells.COLUMNS)
     assert score_cells.read(out).values == found
-
-
-def _next_version(proxy):
-    from dataclasses import replace
-
-    return replace(proxy, version=proxy.version + 1)
 
 
 def test_a_torn_last_row_is_left_out_and_the_next_one_starts_a_line(cells, tmp_path):
@@ -104,9 +104,8 @@ def test_agreement_comes_from_the_tables_alone(cells, tmp_path):
     found = agreement_table.known(score_cells.read(out), truth, {})
     transferability = found[agreement_table.TRANSFERABILITY]["digits"]
     assert sorted(transferability, key=transferability.get) == ["usps_cnn", "mnist_cnn", "mnv1_100"]
-    assert transferability == pytest.approx(
-        found[agreement_table.NORMALIZED_SCORE]["digits"]
-    )  # of nothing known no prior
+    normalized_score = found[agreement_table.NORMALIZED_SCORE]["digits"]
+    assert transferability == pytest.approx(normalized_score)  # of nothing known no prior
     facts = {"usps_cnn": ModelFacts(parameters=1e12), "mnist_cnn": ModelFacts(parameters=1e6)}
     moved = agreement_table.known(score_cells.read(out), truth, facts)[agreement_table.TRANSFERABILITY]["digits"]
     assert moved["usps_cnn"] > transferability["usps_cnn"]
@@ -118,9 +117,8 @@ def test_agreement_comes_from_the_tables_alone(cells, tmp_path):
 def test_a_random_order_agrees_by_nothing_and_a_perfect_one_wholly():
     rng = np.random.default_rng(1)
     truth = {name: {f"e{i}": float(v) for i, v in enumerate(rng.uniform(50, 90, 12))} for name in "abcd"}
-    rows = agreement_table.agreement(
-        {"oracle": truth}, truth, SUITE.scopes, draws=20, seed=0, noise=SeedNoise({"": 2.0}, {})
-    )
+    noise = SeedNoise({"": 2.0}, {})
+    rows = agreement_table.agreement({"oracle": truth}, truth, SUITE.scopes, draws=20, seed=0, noise=noise)
     by_score = {row["score"]: row for row in rows if row["scope"] == "all"}
     assert by_score["oracle"]["weighted_tau"] == pytest.approx(1)
     ceiling = by_score[agreement_table.CEILING]  # two points of noise on either side, accuracies three and a half apart
@@ -161,9 +159,8 @@ def test_encoders_are_drawn_once_for_all_sets():
 
     def width(sets):
         truth = dict.fromkeys(sets, one)
-        rows = agreement_table.agreement(
-            {"x": dict.fromkeys(sets, wrong)}, truth, {"all": SUITE.scopes["all"]}, draws=300, seed=0
-        )
+        scores, scopes = {"x": dict.fromkeys(sets, wrong)}, {"all": SUITE.scopes["all"]}
+        rows = agreement_table.agreement(scores, truth, scopes, draws=300, seed=0)
         found = next(row for row in rows if (row["score"], row["scope"]) == ("x", "all"))
         return found["weighted_tau_high"] - found["weighted_tau_low"]
 

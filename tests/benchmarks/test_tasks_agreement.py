@@ -11,22 +11,16 @@ FACTS = {name: ModelFacts(parameters=10.0 ** (5 + i)) for i, name in enumerate(N
 
 
 def row(value, outputs="", metric="map", status="ok", val=0.5):
-    return {
-        "status": status,
-        "metric": metric,
-        "val_value": f"{val}",
-        "test_value": f"{value}",
-        "test_by_output": outputs,
-    }
+    values = {"val_value": f"{val}", "test_value": f"{value}", "test_by_output": outputs}
+    return {"status": status, "metric": metric, **values}
 
 
 @pytest.fixture
 def truth():
     found = {}
     for i, name in enumerate(NAMES):
-        found[Cell("regression", "houses", name, "linear", "full")] = row(
-            0.2, f"price:{i / 10};area:{0.6 - i / 10}", "r2"
-        )
+        outputs = f"price:{i / 10};area:{0.6 - i / 10}"
+        found[Cell("regression", "houses", name, "linear", "full")] = row(0.2, outputs, "r2")
         found[Cell("multilabel", "coco", name, "linear", "frozen")] = row(0.9, val=i / 10)
         found[Cell("multilabel", "coco", name, "linear", "full", 0)] = row(i / 10)
         found[Cell("detection", "cells", name, "fcos", "frozen")] = row(i / 10, val=0.9 - i / 10)
@@ -38,18 +32,8 @@ def truth():
 
 
 def scored(set_name, variant, facet, score, values):
-    return [
-        {
-            "set": set_name,
-            "variant": variant,
-            "facet": facet,
-            "score": score,
-            "encoder": e,
-            "value": str(v),
-            "status": "ok",
-        }
-        for e, v in zip(NAMES, values, strict=True)
-    ]
+    column = {"set": set_name, "variant": variant, "facet": facet, "score": score, "status": "ok"}
+    return [{**column, "encoder": e, "value": str(v)} for e, v in zip(NAMES, values, strict=True)]
 
 
 def test_a_set_with_two_values_is_two_columns_and_seeds_are_averaged(truth):
