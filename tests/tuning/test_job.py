@@ -123,7 +123,7 @@ def on(workers: WorkerExecutor) -> Routed:
 
 
 SETTINGS: dict[str, Any] = {"budget": None, "metric": "accuracy", "epsilon": 0.01, "seed": 0, "repeats": 0}
-OPTIONS: dict[str, Any] = {"max_steps": 24, "strategies": ("frozen", "full"), "repeats": 1}
+OPTIONS: dict[str, Any] = {"max_steps": 16, "strategies": ("frozen", "full"), "repeats": 1}
 
 
 def told(result: Any) -> list[Any]:
@@ -160,7 +160,7 @@ def test_workers_find_what_one_process_finds_whether_or_not_they_share_its_folde
 
 def test_a_network_that_only_fails_there_is_a_failed_measurement(inline: Inline, tmp_path: Path) -> None:
     there = Samples(small_target(), tmp_path, lost="svhn_cnn")
-    found = confirmed(tmp_path, executor=on(inline), supplies=there)
+    found = confirmed(tmp_path, max_steps=4, executor=on(inline), supplies=there)
     lost = {m.strategy: m for m in found.measurements["svhn_cnn"]}
     assert lost["full"].status == "failed"
     assert "its weights are gone" in lost["full"].note
@@ -168,10 +168,10 @@ def test_a_network_that_only_fails_there_is_a_failed_measurement(inline: Inline,
 
 
 def test_networks_that_only_this_process_knows_are_trained_in_it(inline: Inline, tmp_path: Path) -> None:
-    own = replace(candidate(SVHN), name="own")
-    here = confirmed(tmp_path / "a", [own, candidate(MNIST)])
+    models = [replace(candidate(SVHN), name="own"), candidate(MNIST)]
+    here = confirmed(tmp_path / "a", models, max_steps=4)
     there = Samples(small_target(), tmp_path / "b")
-    found = confirmed(tmp_path / "b", [own, candidate(MNIST)], executor=on(inline), supplies=there)
+    found = confirmed(tmp_path / "b", models, max_steps=4, executor=on(inline), supplies=there)
     assert table(found) == table(here)
     assert {job.place.model for job in inline.asked(TrainingJob)} == {"mnist_cnn"}
 
@@ -186,32 +186,26 @@ def test_jobs_under_way_share_what_is_left_of_the_budget(inline: Inline, tmp_pat
 
 
 def test_the_clock_counts_the_time_of_workers_and_not_the_waiting(tmp_path: Path) -> None:
+    """What a scan spent before is deducted once: the same call goes on with that of the first one."""
     now = [100.0]
-    clock = Clock({"budget": 60.0}, Journal(tmp_path, TASK.stats_type), None, lambda: now[0])
+
+    def begun(before: float) -> Clock:
+        return Clock({"budget": 60.0}, Journal(tmp_path, TASK.stats_type), None, lambda: now[0], before)
+
+    clock = begun(20.0)
     now[0] += 5  # this process at work
     with clock.of_workers():
         now[0] += 10  # three workers side by side
         for seconds in (9.0, 8.0, 7.0):
             clock.charge(seconds)
         assert clock.spent == pytest.approx(5 + 24)
-        assert clock.deadline() - now[0] == pytest.approx(60 - 29 - clock.reserve)
+        assert clock.deadline() - now[0] == pytest.approx(60 - 20 - 29 - clock.reserve)
     now[0] += 1
-    assert clock.spent == pytest.approx(30)
     clock.remember()
-    again = Clock({"budget": 60.0}, Journal(tmp_path, TASK.stats_type), None, lambda: now[0])
-    assert again.spent == pytest.approx(30)
-
-
-def test_what_a_scan_spent_is_deducted_once(tmp_path: Path) -> None:
-    """The same call goes on with what the first one had spent, whatever the repeated scan took."""
-    now = [100.0]
-    journal = Journal(tmp_path, TASK.stats_type)
-    clock = Clock({"budget": 60.0}, journal, None, lambda: now[0], 20.0)
-    now[0] += 5
-    assert clock.left == pytest.approx(60 - 20 - 5 - clock.reserve)
-    clock.remember()
-    again = Clock({"budget": 60.0}, journal, None, lambda: now[0], 1.0)
-    assert again.left == pytest.approx(60 - 20 - 5 - clock.reserve)
+    again = begun(1.0)  # whatever the repeated scan took
+    for each in (clock, again):
+        assert each.spent == pytest.approx(30)
+        assert each.left == pytest.approx(60 - 20 - 30 - clock.reserve)
 
 
 @pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.slow)])

@@ -13,7 +13,6 @@ from selector.tuning.strategies._parts import parts_of
 from selector.tuning.strategies.alignment import (
     WEIGHT,
     WIDEST,
-    AligningLearner,
     ClassConfusion,
     CovarianceDistance,
     DomainAdversary,
@@ -246,8 +245,3 @@ def test_a_training_that_is_cut_says_how_far_the_adversary_had_risen(name, told)
     )  # fmt: skip
     assert fit.steps == 10
     assert fit.notes == ["cooled down after 10 of 100 steps: the time for it was over", *told]
-
-
-def test_an_aligning_learner_says_that_it_looks_at_both_domains():
-    assert AligningLearner.adapts
-    assert not getattr(learner(), "adapts", False)
