@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import math
 import multiprocessing
 import sqlite3
 
 import pytest
 
 from selector.core.errors import ConfigError, HistoryError
-from selector.ranking.history import History, Result, default_path, dump, parse, snapshot
+from selector.ranking.history import History, Result, default_path, parse, snapshot
 
 WHEN = "2025-01-02T03:04:05+00:00"
 
@@ -72,12 +73,13 @@ def test_a_value_with_quotes_is_data(history):
 
 
 def test_an_export_is_imported_elsewhere_once(history, tmp_path):
-    history.add([result("ä"), result("b", facts={"flops": 2.0})])
+    history.add([result("ä"), result("b", facts={"flops": 2.0}), result("line\u2028separator\u0085next")])
     file = tmp_path / "out.jsonl"
-    assert history.export(file) == 2
-    assert [json.loads(line)["model"] for line in file.read_text(encoding="utf-8").splitlines()] == ["b", "ä"]
+    assert history.export(file) == 3
+    lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert [json.loads(line)["model"] for line in lines] == ["b", "line\u2028separator\u0085next", "ä"]
     other = History(tmp_path / "other.sqlite")
-    assert other.import_(file) == 2
+    assert other.import_(file) == 3
     assert other.results() == history.results()
     assert other.import_(file) == 0
 
@@ -85,41 +87,25 @@ def test_an_export_is_imported_elsewhere_once(history, tmp_path):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("{", r"in\.jsonl:2: expected one JSON object per line"),
-        ("[1]", r"in\.jsonl:2: expected a JSON object\. Got list"),
-        ('{"target": "t", "model": "m", "metric": "accuracy"}', r"in\.jsonl:2: a result needs value"),
-        ('{"target": "t", "modle": "m"}', r"in\.jsonl:2: unknown key 'modle'; did you mean 'model'\?"),
-        ('{"target": "t", "model": "m", "metric": "a", "value": NaN}', r"in\.jsonl:2: .*finite number\. Got nan"),
-        (
-            '{"target": "t", "model": 3, "metric": "a", "value": 1}',
-            r"in\.jsonl:2: The 'model' .* must be text, .*Got 3",
-        ),
-        (
-            '{"target": "", "model": "m", "metric": "a", "value": 1}',
-            r"in\.jsonl:2: The 'target' .* not be empty\. Got ''",
-        ),
-        (
-            '{"target": "t", "model": "m", "metric": "a", "value": true}',
-            r"in\.jsonl:2: The 'value' .*finite.* Got True",
-        ),
-        (
-            '{"target": "t", "model": "m", "metric": "a", "value": 1, "items": -1}',
-            r"in\.jsonl:2: The 'items' .* >= 0\. Got -1",
-        ),
-        (
-            '{"target": "t", "model": "m", "metric": "a", "value": 1, "kind": "guessed"}',
-            r"in\.jsonl:2: .*one of measured, predicted\. Got 'guessed'",
-        ),
-        (
-            '{"target": "t", "model": "m", "metric": "a", "value": 1, "facts": {"parameters": "many"}}',
-            r"in\.jsonl:2: The 'facts' .* finite numbers by name",
-        ),
+        ("{", "expected one JSON object per line"),
+        ("[1]", "expected a JSON object"),
+        ('{"target": "t", "model": "m", "metric": "accuracy"}', "needs value"),
+        ({"modle": "m"}, "unknown key 'modle'; did you mean 'model'"),
+        ({"value": math.nan}, "Got nan"),
+        ({"value": True}, "The 'value' .* Got True"),
+        ({"model": 3}, "The 'model' .* Got 3"),
+        ({"target": ""}, "The 'target' .* Got ''"),
+        ({"items": -1}, "The 'items' .* Got -1"),
+        ({"kind": "guessed"}, "one of measured, predicted"),
+        ({"facts": {"parameters": "many"}}, "The 'facts' .* by name"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_imported(history, tmp_path, line, text):
+    good = {"target": "t", "model": "m", "metric": "accuracy", "value": 1}
+    line = line if isinstance(line, str) else json.dumps(good | line)
     file = tmp_path / "in.jsonl"
-    file.write_text(f"{next(iter(dump([result()])))}\n{line}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=text):
+    file.write_text(f"{json.dumps(good)}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"in\.jsonl:2: .*{text}"):
         history.import_(file)
     assert history.results() == []
 
@@ -127,11 +113,6 @@ def test_a_bad_line_is_named_and_nothing_is_imported(history, tmp_path, line, te
 def test_a_missing_import_is_named(history, tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.jsonl cannot be read"):
         history.import_(tmp_path / "nowhere.jsonl")
-
-
-def test_parse_is_the_inverse_of_dump():
-    rows = [result("a"), result("b", facts={"parameters": 3.0})]
-    assert parse([*dump(rows), ""], "here") == rows
 
 
 def test_a_snapshot_does_not_depend_on_the_order_and_notices_a_change():
@@ -209,18 +190,9 @@ def test_the_variable_names_the_file(monkeypatch, tmp_path):
     assert default_path().name == "history.sqlite"
 
 
-def test_an_export_with_any_character_comes_back(tmp_path):
-    row = Result("t", "line\u2028separator\u0085next", "accuracy", 0.5)
-    one, other = History(tmp_path / "a.sqlite"), History(tmp_path / "b.sqlite")
-    one.add([row])
-    one.export(tmp_path / "rows.jsonl")
-    assert other.import_(tmp_path / "rows.jsonl") == 1
-
-
 @pytest.mark.parametrize("damage", ["value = 'x'", "facts = '{'", "kind = 'guess'", "model = CAST(x'ff61' AS TEXT)"])
-def test_a_damaged_row_is_left_out_with_a_warning(tmp_path, damage, caplog):
-    history = History(tmp_path / "h.sqlite")
-    history.add([Result(f"t{i}", "m", "accuracy", 0.5) for i in range(3)])
+def test_a_damaged_row_is_left_out_with_a_warning(history, damage, caplog):
+    history.add([result(target=f"t{i}") for i in range(3)])
     with contextlib.closing(sqlite3.connect(history.path)) as connection:
         connection.execute(f"UPDATE results SET {damage} WHERE target = 't1'")
         connection.commit()
