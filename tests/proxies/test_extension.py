@@ -1,7 +1,4 @@
-"""A proxy of one's own: one decorated function, a plain callable, a plugin module."""
-
-import subprocess
-import sys
+"""A proxy of one's own: one decorated function, a plain callable."""
 
 import numpy as np
 import pytest
@@ -65,30 +62,6 @@ def test_a_callable_that_gives_no_score_is_refused(mixture):
         proxies.score(x, labels, lambda features: float("nan"))
     with pytest.raises(ProxyError, match=r"per_row must have one contribution per row, \(120,\). Got \(2,\)"):
         proxies.score(x, labels, lambda features: Score(1.0, per_row=np.ones(2)))
-
-
-def test_the_command_line_takes_a_plugin_module(tmp_path):
-    plugin = tmp_path / "my_proxies.py"
-    plugin.write_text(
-        "from selector.proxies import proxy\n\n"
-        "@proxy('halfway', summary='Half of everything.', good='Always 0.5.')\n"
-        "def halfway(features):\n    return 0.5\n"
-    )
-    listed = subprocess.run(
-        [sys.executable, "-m", "selector", "proxies", "--plugin", str(plugin)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert listed.returncode == 0, listed.stderr
-    assert "halfway" in listed.stdout
-    shown = subprocess.run(
-        [sys.executable, "-m", "selector", "proxies", "halfway", "--plugin", str(plugin)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Half of everything." in shown.stdout
 
 
 def test_the_public_name(mixture):
