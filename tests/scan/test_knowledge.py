@@ -35,14 +35,15 @@ def past():
 
 def test_past_results_move_the_transferability_and_the_run_says_so(photos, tmp_path, past):
     alone = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
+    assert (alone.prior["method"], alone.prior["history"], alone.prior["published"]) == ("facts", None, 0)
+    assert all("earlier target" not in m.prior.origin for m in alone)
     before = selector.rank(photos, **FAST, store=tmp_path / "store", history=tmp_path / "empty.sqlite")
     ranking = selector.rank(photos, **FAST, store=tmp_path / "store", out=tmp_path / "run")
     moved = {name: ranking[name].prior.shift - before[name].prior.shift for name in ("tiny-vit", "tiny-resnet")}
     assert moved["tiny-vit"] > moved["tiny-resnet"]
     for name, shift in moved.items():
-        assert (
-            abs(shift) <= (before[name].transferability_high - before[name].transferability_low) / 2 + 1e-9
-        )  # what is open
+        open_half = (before[name].transferability_high - before[name].transferability_low) / 2
+        assert abs(shift) <= open_half + 1e-9
     for model in ranking:
         assert model.normalized_score == alone[model.name].normalized_score
         assert model.transferability == pytest.approx(model.normalized_score + model.prior.shift)
@@ -54,13 +55,6 @@ def test_past_results_move_the_transferability_and_the_run_says_so(photos, tmp_p
     assert "measured on other targets; 16 past results of this machine entered" in str(ranking)
     frame = ranking.to_dataframe()
     assert list(frame["prior"]) == [m.prior.shift for m in ranking]
-
-
-def test_no_history_means_facts_only_and_nothing_published(photos, tmp_path, past):
-    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
-    assert ranking.prior["method"] == "facts"
-    assert (ranking.prior["history"], ranking.prior["published"]) == (None, 0)
-    assert all("earlier target" not in m.prior.origin for m in ranking)
 
 
 def test_results_of_the_same_target_do_not_enter(photos, tmp_path, past):
@@ -76,30 +70,22 @@ def test_a_confirmation_adds_what_was_measured_once(photos, tmp_path):
     ranking = selector.rank(photos, **FAST, store=tmp_path / "store")
     assert not default_path().exists()  # a scan without a confirmation measures nothing
     confirm = {"top_k": 2, "strategies": ["frozen"], "store": tmp_path / "store", "out": tmp_path / "run"}
-    selector.confirm(ranking, **confirm)
-    assert not default_path().exists()  # a library call adds only when it is asked
+    for unasked in ({}, {"history": False}):
+        selector.confirm(ranking, **confirm, **unasked)
+        assert not default_path().exists()  # a library call adds only when it is asked
     confirm["history"] = True
     done = selector.confirm(ranking, **confirm)
     kept = History().results()
     measured = {r.model: r.value for r in kept if r.kind == "measured"}
     assert measured == {m.name: m.best_measurement().val_value for m in done}
-    assert {(r.strategy, r.metric, r.target_name) for r in kept if r.kind == "measured"} == {
-        ("frozen", "accuracy", "photos")
-    }
+    how = {(r.strategy, r.metric, r.target_name) for r in kept if r.kind == "measured"}
+    assert how == {("frozen", "accuracy", "photos")}
     predicted = {r.model: (r.metric, r.value) for r in kept if r.kind == "predicted"}
     assert predicted == {m.name: ("normalized_score:knn+logme", m.normalized_score) for m in done}
     assert kept[0].facts["pretraining_images"] == 0
     assert {r.items for r in kept} == {done.target["splits"]["val"]}
     selector.confirm(ranking, **confirm)
     assert len(History().results()) == len(kept)
-
-
-def test_without_history_a_confirmation_adds_nothing(photos, tmp_path):
-    ranking = selector.rank(photos, **FAST, store=tmp_path / "store", history=False)
-    selector.confirm(
-        ranking, top_k=1, strategies=["frozen"], store=tmp_path / "store", out=tmp_path / "run", history=False
-    )
-    assert not default_path().exists()
 
 
 def test_a_damaged_history_is_set_aside_and_the_scan_goes_on(photos, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 import selector
 from selector.core.errors import BadImagesError
+from tests.scan.test_scan import table
 from tests.scan.test_text_scan import sentences
 from tests.support.text_models import text_model
 
@@ -27,6 +28,7 @@ def test_cut_texts_are_told_by_a_warm_scan_and_for_another_target(zoo, tmp_path)
     assert "2 of 60 texts have more than 64 tokens" in notes(cold)[0]
     warm = selector.rank((texts, labels), zoo=zoo, store=tmp_path, history=False)
     assert warm["small-bert"].cached
+    assert table(warm) == table(cold)
     assert notes(warm) == notes(cold)
     part = selector.rank((texts[1:], labels[1:]), zoo=zoo, store=tmp_path, history=False)
     assert part["small-bert"].cached

@@ -1,6 +1,7 @@
 """Between ranking and confirmation: who gets a pilot run, the order by both, and how many are confirmed."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,12 +192,22 @@ def entries(count: int) -> list[dict]:
     ]
 
 
+STAGED: dict[str, Any] = {"history": False, "trust_zoo": True}
+SCANNED: dict[str, Any] = {**STAGED, "proxies": ["knn", "logme"], "intervals": False, "measure_cost": "never"}
+
+
+@pytest.fixture(scope="module")
+def ranked(squares, tmp_path_factory):
+    """A scan without a confirmation."""
+    root = tmp_path_factory.mktemp("ranked")
+    return selector.rank(squares, zoo=entries(4), store=root / "store", out=root / "run", **SCANNED)
+
+
 @pytest.mark.timeout(300)
 def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_path):
     ranking = selector.rank(
-        squares, zoo=entries(4), proxies=["knn", "logme"], store=tmp_path / "store", out=tmp_path / "run",
-        history=False, intervals=False, trust_zoo=True, measure_cost="never", confirm=True, max_steps=2, strategies=("full",), pilot_cost=8,
-        budget="1h",
+        squares, zoo=entries(4), store=tmp_path / "store", out=tmp_path / "run", confirm=True, max_steps=2,
+        strategies=("full",), pilot_cost=8, budget="1h", **SCANNED,
     )  # fmt: skip
     log = ranking.confirmation["tuning_log"]
     tried = [m for m in ranking if m.pilot is not None]
@@ -217,7 +228,7 @@ def test_trials_choose_what_is_confirmed_and_the_report_shows_them(squares, tmp_
 
 
 @pytest.mark.parametrize(("seconds_an_item", "allotted"), [(0.004, 30.0), (0.0672, 10.0), (1.0, 30.0)])
-def test_pilot_runs_leave_the_training_of_the_first_its_time(squares, tmp_path, monkeypatch, seconds_an_item, allotted):
+def test_pilot_runs_leave_the_first_its_training(squares, ranked, tmp_path, monkeypatch, seconds_an_item, allotted):
     """Of 120 seconds a quarter, less where the leading model could not be trained whole after it: (1 + 18 p + 60 x 24 p) / 0.9."""
     asked: list[float] = []
 
@@ -227,29 +238,19 @@ def test_pilot_runs_leave_the_training_of_the_first_its_time(squares, tmp_path, 
 
     monkeypatch.setattr("selector.tuning.pilot_runs.pilot_runs", pilots)
     monkeypatch.setattr("selector.scan.extraction.Extraction.estimate", lambda _, __, items: items * seconds_an_item)
-    ranking = selector.rank(
-        squares, zoo=entries(4), proxies=["knn", "logme"], store=tmp_path / "store", out=tmp_path / "run", history=False,
-        intervals=False, trust_zoo=True, measure_cost="never",
-    )  # fmt: skip
     selector.confirm(
-        ranking, max_steps=2, strategies=("full",), budget=120, store=tmp_path / "store", out=tmp_path / "run", history=False,
-        trust_zoo=True, target=squares,
-    )  # fmt: skip
+        ranked, max_steps=2, strategies=("full",), budget=120, out=tmp_path / "run", target=squares, **STAGED
+    )
     assert asked == [pytest.approx(allotted, abs=0.5)]
 
 
 @pytest.mark.timeout(300)
-def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path):
-    given = {"store": tmp_path / "store", "history": False, "trust_zoo": True, "target": squares}
-    ranking = selector.rank(
-        squares, zoo=entries(4), proxies=["knn", "logme"], intervals=False, measure_cost="never", out=tmp_path / "run",
-        **{k: v for k, v in given.items() if k != "target"},
-    )  # fmt: skip
-    options = {"max_steps": 2, "strategies": ("full",), "out": tmp_path / "run", **given}
-    without = selector.confirm(ranking, pilot_cost=0, **options)
+def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, ranked, tmp_path):
+    options = {"max_steps": 2, "strategies": ("full",), "out": tmp_path / "run", "target": squares, **STAGED}
+    without = selector.confirm(ranked, pilot_cost=0, **options)
     assert sum(bool(m.measurements) for m in without) == 3
     assert all(m.pilot is None for m in without)
-    fixed = selector.confirm(ranking, top_k=1, pilot_cost=8, metric="log_loss", **options)
+    fixed = selector.confirm(ranked, top_k=1, pilot_cost=8, metric="log_loss", **options)
     assert sum(bool(m.measurements) for m in fixed) == 1
     tried = [m.pilot for m in fixed if m.pilot is not None]
     assert len(tried) >= 2
@@ -260,11 +261,11 @@ def test_top_k_fixes_the_number_and_trials_0_leaves_them_out(squares, tmp_path):
     assert all(len(t.losses) == t.steps for t in tried)
     best = max((m for m in fixed if m.pilot), key=lambda m: m.pilot.combined)
     assert best.measurements
-    few = selector.confirm(ranking, pilot_cost=0.1, **{**options, "strategies": ("frozen", "full")})
+    few = selector.confirm(ranked, pilot_cost=0.1, **{**options, "strategies": ("frozen", "full")})
     assert {m.pilot.status for m in few if m.pilot} == {"not run"}
     assert few.confirmation["tuning_log"][0].startswith("No pilot run could be run, so the first 3 are confirmed (net")
     assert sum(bool(m.measurements) for m in few) == 3
-    frozen = selector.confirm(ranking, pilot_cost=8, **{**options, "strategies": ("frozen",)})
+    frozen = selector.confirm(ranked, pilot_cost=8, **{**options, "strategies": ("frozen",)})
     assert all(m.pilot is None for m in frozen)  # nothing is trained, so that no trial could tell
     assert sum(bool(m.measurements) for m in frozen) == 3
 

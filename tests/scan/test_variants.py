@@ -37,12 +37,8 @@ def test_a_reading_is_the_encoder_that_its_spec_loads(spec):
         loaded = source.load(first)
         for other in wanted:
             alone, read = source.load(other), loaded.variant(other)
-            assert read.identity == alone.identity
-            assert (read.num_features, read.num_parameters, read.blocks) == (
-                alone.num_features,
-                alone.num_parameters,
-                alone.blocks,
-            )
+            for attribute in ("identity", "num_features", "num_parameters", "blocks"):
+                assert getattr(read, attribute) == getattr(alone, attribute)
             batch = torch.randn((3, *read.preprocess.input_size), generator=torch.Generator().manual_seed(1))
             with torch.no_grad():
                 assert torch.equal(read.encode(batch), alone.encode(batch))
@@ -149,14 +145,13 @@ def test_networks_without_a_module_are_loaded_for_each_reading(photos, tmp_path)
 
 
 def test_readings_added_later_and_lost_chunks_end_at_the_same_rows(photos, tmp_path):
-    whole = selector.rank(photos, **FAST, layers="last,conv1", store=tmp_path / "calm", models="tiny-resnet")
-    store = FeatureStore(tmp_path / "store")
-    selector.rank(photos, **FAST, layers="last,conv1", store=store, models="tiny-resnet")
+    asked = {**FAST, "store": tmp_path / "store", "models": "tiny-resnet"}
+    whole = selector.rank(photos, **asked, layers="last,conv1")
     lost = next(iter(sorted((tmp_path / "store" / "entries").glob("*/0*.safetensors"))))
     lost.unlink()  # as after a kill between the chunks of two readings
-    again = selector.rank(photos, **FAST, layers="last,conv1", store=tmp_path / "store", models="tiny-resnet")
+    again = selector.rank(photos, **asked, layers="last,conv1")
     assert table(again) == table(whole)
-    more = selector.rank(photos, **FAST, layers="last,conv1,layer1", store=tmp_path / "store", models="tiny-resnet")
+    more = selector.rank(photos, **asked, layers="last,conv1,layer1")
     assert [m.cached for m in sorted(more, key=lambda m: m.name)] == [True, True, False]
 
 
