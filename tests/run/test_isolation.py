@@ -23,27 +23,21 @@ from selector.zoo import ModelSpec
 ROOT = Path(__file__).parents[2]
 QUICK: dict[str, Any] = {"proxies": ["knn"], "precision": "float32", "backend": "eager", "measure_cost": "never"}
 GOOD = {"name": "good", "source": "timm:test_resnet", "weights": "none"}
-OWN = ModelSpec(
-    name="own", source="python:tests.support.networks:Orientation"
-)  # of torch alone: a child has nothing else to import
+OWN = "python:tests.support.networks:"  # of torch alone: a child has nothing else to import
 
 
-def zoo(folder: Path, *names: str) -> Path:
-    """A zoo file with networks of ``tests.networks`` that behave badly, between two that do not."""
-    bad = [{"name": name, "source": f"python:tests.support.networks:{name}"} for name in names]
+def zoo(folder: Path, *names: str, between: bool = False) -> Path:
+    """A zoo file with networks of ``tests.support.networks``, many of which behave badly; ``between`` two of timm."""
+    own = [{"name": name, "source": f"{OWN}{name}"} for name in names]
     file = folder / "zoo.yaml"
-    file.write_text(json.dumps({"models": [GOOD, *bad, {**GOOD, "name": "last", "source": "timm:test_vit"}]}))
+    others = [{**GOOD, "name": "last", "source": "timm:test_vit"}]
+    file.write_text(json.dumps({"models": [GOOD, *own, *others] if between else own}))
     return file
 
 
 def scan(folder: Path, photos: Path, *names: str, **options: Any) -> Any:
-    return selector.rank(
-        photos,
-        zoo=zoo(folder, *names),
-        trust_zoo=True,
-        history=False,
-        **{"store": folder / "store", **QUICK, **options},
-    )
+    asked = {"store": folder / "store", "trust_zoo": True, "history": False, **QUICK}
+    return selector.rank(photos, zoo=zoo(folder, *names, between=True), **{**asked, **options})
 
 
 def test_a_model_that_takes_its_process_along_costs_one_row(photos, tmp_path, monkeypatch):
@@ -53,23 +47,18 @@ def test_a_model_that_takes_its_process_along_costs_one_row(photos, tmp_path, mo
         "selector.scan.checks.Pool",
         lambda *args, **more: Pool(*args, **more, now=lambda: time.monotonic() + 7200 * hangs.exists()),
     )
-    ranking = scan(
-        tmp_path,
-        photos,
-        "Exits",
-        "Segfaults",
-        "Orientation",
-        "Hangs",
-        "Grows",
-        model_timeout="1h",
-        model_memory="1.5GB",
-    )
+    names = ("Exits", "Segfaults", "Orientation", "Hangs", "Grows")
+    ranking = scan(tmp_path, photos, *names, model_timeout="1h", model_memory="1.5GB")
     assert {m.name for m in ranking if m.status == "ok"} == {"good", "last", "Orientation"}
     reasons = {m.name: m.reason for m in ranking.failures}
     assert reasons["Exits"] == "it called sys.exit(0)"
     assert reasons["Segfaults"] == "Segfaults: the process that ran this model was killed by SIGSEGV (second attempt)."
     assert "took longer than 1 h 00 min for its rows and was ended" in reasons["Hangs"]
     assert "of memory, more than 1.5 GB" in reasons["Grows"]
+    own = [ModelSpec(name="own", source=f"{OWN}Orientation")]
+    here = selector.rank(photos, zoo=own, isolate="off", store=tmp_path / "here", history=False, **QUICK)
+    of_a_child, of_this = (found.scores["knn"] for found in (ranking["Orientation"], here["own"]))
+    assert (of_a_child.value, of_a_child.low) == (of_this.value, of_this.low)
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
@@ -138,45 +127,31 @@ def test_a_killed_driver_blames_no_model(isolate, photos, tmp_path):
     assert "earlier" not in after.stderr
 
 
-def test_features_of_the_child_process_are_those_of_this_one(photos, tmp_path):
-    scores = []
-    for mode in ("on", "off"):
-        ranking = selector.rank(photos, zoo=[OWN], isolate=mode, store=tmp_path / mode, **QUICK)
-        scores.append([(m.name, m.scores["knn"].value, m.scores["knn"].low) for m in ranking])
-    assert scores[0] == scores[1]
-
-
 def test_which_networks_are_isolated():
-    code, graph, plain, own = (
-        ModelSpec(source=s)
-        for s in ("python:a:b", "onnx:a.onnx", "timm:resnet18", "python:selector.networks:mnist_cnn")
-    )
-    assert [Isolation("auto", from_file=True).concerns(s) for s in (code, graph, plain, own)] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert not any(Isolation("auto").concerns(s) for s in (code, graph, plain, own))
-    assert all(Isolation("on").concerns(s) for s in (code, graph, plain, own))
+    sources = ("python:a:b", "onnx:a.onnx", "timm:resnet18", "python:selector.networks:mnist_cnn")
+    specs = [ModelSpec(source=source) for source in sources]
+    assert [s for s in specs if Isolation("auto", from_file=True).concerns(s)] == specs[:2]  # code, and a graph
+    assert not any(Isolation("auto").concerns(s) for s in specs)
+    assert all(Isolation("on").concerns(s) for s in specs)
     with pytest.raises(OptionError, match="model_timeout must be more than 0"):
         selector.rank("x", model_timeout=0)
 
 
+def command(photos: Path, zoo: Path, store: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "selector", "scan", str(photos), "--zoo", str(zoo), "--store", str(store), "--trust-zoo",
+        "--proxies", "knn", "--measure-cost", "never", "--precision", "float32", "--backend", "eager",
+    ]  # fmt: skip
+
+
 def test_prints_and_a_chdir_of_models_leave_the_run_alone(photos, tmp_path):
-    file = tmp_path / "zoo.yaml"
-    networks = [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in ("Prints", "Moves", "Orientation")]
-    file.write_text(json.dumps({"models": networks}))
-    words = ["scan", str(photos), "--zoo", str(file), "--trust-zoo", "--isolate", "off"]
-    words += ["--no-confirm", "--json", "--out", "run", "--proxies", "knn", "--store", str(tmp_path / "store")]
-    words += ["--measure-cost", "never", "--precision", "float32", "--backend", "eager"]
+    names = ("Prints", "Moves", "Orientation")
+    words = [*command(photos, zoo(tmp_path, *names), tmp_path / "store"), "--isolate", "off", "--no-confirm", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "selector", *words],
+        [*words, "--out", "run"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert {m["name"]: m["status"] for m in json.loads(done.stdout)["models"]} == dict.fromkeys(
-        ("Prints", "Moves", "Orientation"), "ok"
-    )
+    assert {m["name"]: m["status"] for m in json.loads(done.stdout)["models"]} == dict.fromkeys(names, "ok")
     assert "printed by a network" in done.stderr
     assert "printed past python" in done.stderr
     assert (tmp_path / "run" / "run.json").is_file()
@@ -207,14 +182,11 @@ def test_a_worker_and_its_copies_end_with_their_driver(photos, tmp_path):
 @pytest.mark.parametrize("name", ["EndsWhenTrained", "EndsWhenSaved"])
 def test_a_model_that_dies_in_training_costs_its_trainings(name, photos, tmp_path, caplog):
     caplog.set_level("INFO", "selector.run.executor")
-    file = tmp_path / "zoo.yaml"
     networks = ["Orientation", name] if name == "EndsWhenTrained" else [name, "Blind"]
-    file.write_text(
-        json.dumps({"models": [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in networks]})
-    )
     ranking = selector.rank(
-        photos, zoo=file, trust_zoo=True, store=tmp_path / "store", out=tmp_path / "run", confirm=True, pilot_cost=0,
-        strategies=["full"] if name == "EndsWhenTrained" else ["frozen"], max_steps=4, history=False, **QUICK,
+        photos, zoo=zoo(tmp_path, *networks), trust_zoo=True, store=tmp_path / "store", out=tmp_path / "run",
+        confirm=True, pilot_cost=0, strategies=["full"] if name == "EndsWhenTrained" else ["frozen"], max_steps=4,
+        history=False, **QUICK,
     )  # fmt: skip
     assert f"{name}: its worker ended itself with exit code 0; it runs again" in caplog.text
     found = {m.strategy: m for m in ranking[name].measurements}
@@ -230,19 +202,10 @@ def test_a_model_that_dies_in_training_costs_its_trainings(name, photos, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_ctrl_c_ends_a_confirmation_in_its_worker(photos, tmp_path):
-    file = tmp_path / "zoo.yaml"
-    file.write_text(
-        json.dumps(
-            {"models": [{"name": n, "source": f"python:tests.support.networks:{n}"} for n in ("Orientation", "Blind")]}
-        )
-    )
-    words = [
-        "scan", str(photos), "--zoo", str(file), "--trust-zoo", "--store", str(tmp_path / "store"), "--proxies", "knn",
-        "--measure-cost", "never", "--precision", "float32", "--backend", "eager", "--strategies", "full", "--max-steps", "100000",
-        "--pilot-cost", "0", "--out", str(tmp_path / "run"),
-    ]  # fmt: skip
+    words = command(photos, zoo(tmp_path, "Orientation", "Blind"), tmp_path / "store")
+    words += ["--out", str(tmp_path / "run"), *["--strategies", "full", "--max-steps", "100000", "--pilot-cost", "0"]]
     run = subprocess.Popen(
-        [sys.executable, "-m", "selector", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background ignores it
     )  # fmt: skip
     assert run.stderr is not None

@@ -53,12 +53,14 @@ class Tiny(nn.Module):
         return found
 
 
+def own_zoo() -> dict[str, selector.Model]:
+    return {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
+
+
 def images(seed: int, count: int = 36) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
-    return rng.integers(0, 120, (count, 24, 24, 3), dtype=np.uint8) + (100 * labels[:, None, None, None]).astype(
-        "u1"
-    ), labels
+    noise = np.random.default_rng(seed).integers(0, 120, (count, 24, 24, 3), dtype=np.uint8)
+    return noise + (100 * labels[:, None, None, None]).astype("u1"), labels
 
 
 def target_of(kind: str) -> tuple[Any, dict[str, Any]]:
@@ -110,10 +112,7 @@ def test_an_option_is_read_or_refused(kind, confirm, tmp_path, monkeypatch):
     networks = kind in ("images", "unlabeled")
     asked: dict[str, Any] = {"confirm": confirm, "store": tmp_path / "s", "out": tmp_path / "run", **extra}
     if networks:
-        asked |= {
-            "zoo": {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})},
-            "precision": "float32",
-        }
+        asked |= {"zoo": own_zoo(), "precision": "float32"}
     quick = {"max_steps": 2} if confirm else {}
     config = ScanConfig.of(**asked, **quick, history=False, progress=False)
     with recorded(monkeypatch) as read:
@@ -131,23 +130,21 @@ def test_an_option_is_read_or_refused(kind, confirm, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["augment", "balance", "label_smoothing", "averaging"])
 def test_options_of_gradient_steps_do_nothing_for_frozen_models(name, tmp_path):
-    zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
-    asked = {"zoo": zoo, "confirm": True, "store": tmp_path / "s", "out": tmp_path / "run", "strategies": "frozen"}
+    asked = {"zoo": own_zoo(), "confirm": True, "store": tmp_path / "s", "out": tmp_path, "strategies": "frozen"}
     with pytest.raises(OptionError, match="has no effect with strategies='frozen'") as refused:
         selector.rank(images(0), **asked, **{name: GIVEN[name]})
     assert refused.value.names == (name, "strategies")
 
 
 def test_training_options_change_the_training_and_are_recorded(tmp_path):
-    zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
     pictures, labels = images(0, 60)
     kept = np.flatnonzero((labels == 0) | (np.arange(60) % 10 == 1))
-    asked: dict[str, Any] = {"zoo": zoo, "confirm": True, "store": tmp_path / "s", "strategies": "full", "max_steps": 2}
+    asked = {"zoo": own_zoo(), "confirm": True, "store": tmp_path / "s", "strategies": "full", "max_steps": 2}
     found = {}
     changed = {"augment": "strong", "balance": "sampling", "label_smoothing": 0.1, "averaging": "ema"}
     for name, options in {"default": {}, "changed": changed}.items():
-        ranking = selector.rank((pictures[kept], labels[kept]), **asked, out=tmp_path / name, history=False, **options)
-        found[name] = ranking
+        asked |= {"out": tmp_path / name, "history": False, **options}
+        found[name] = selector.rank((pictures[kept], labels[kept]), **asked)
     assert any("the loss is weighted by class" in note for note in found["default"].warnings)
     assert any("items are drawn by class" in note for note in found["changed"].warnings)
     assert found["changed"].settings["confirm"].items() >= changed.items()
@@ -184,7 +181,7 @@ def test_columns_of_texts_that_name_masks_or_boxes_are_refused(tmp_path):
 
 def test_an_engine_does_nothing_for_an_adaptation(tmp_path):
     target, extra = target_of("unlabeled")
-    zoo = {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
-    ranking = selector.rank(target, zoo=zoo, store=tmp_path / "s", out=tmp_path / "run", history=False, **extra)
+    asked = {"zoo": own_zoo(), "store": tmp_path / "s", "out": tmp_path / "run", "history": False}
+    ranking = selector.rank(target, **asked, **extra)
     with pytest.raises(OptionError, match="engine='processes' has no effect"):
         selector.confirm(ranking, engine="processes", store=tmp_path / "s")

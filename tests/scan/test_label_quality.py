@@ -21,6 +21,12 @@ from tests.conftest import image_folder
 FLIPPED = 0.05
 
 
+SCAN = {
+    "zoo": [{"name": "sees", "source": "python:tests.support.networks:Orientation"}], "proxies": ["probe", "knn"],
+    "confirm": False, "trust_zoo": True, "backend": "eager", "precision": "float32", "measure_cost": "never",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def trec(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features of 600 questions by a published sentence encoder; labels of which 5% are wrong; which those are."""
@@ -98,12 +104,7 @@ def mislabeled(tmp_path_factory: pytest.TempPathFactory) -> tuple[selector.Ranki
     photos = image_folder(root / "photos", per_class=30)
     for i in range(3):
         (photos / "across" / f"{i:03d}.png").rename(photos / "upright" / f"moved-{i}.png")
-    zoo = [{"name": "sees", "source": "python:tests.support.networks:Orientation"}]
-    ranking = selector.rank(
-        photos, zoo=zoo, proxies=["probe", "knn"], store=root / "store", out=root / "run", confirm=False, trust_zoo=True,
-        backend="eager", precision="float32", measure_cost="never",
-    )  # fmt: skip
-    return ranking, root
+    return selector.rank(photos, **SCAN, store=root / "store", out=root / "run"), root
 
 
 def test_a_scan_lists_images_in_the_wrong_folder_with_pictures_and_a_table(mislabeled):
@@ -127,11 +128,7 @@ def test_a_scan_lists_images_in_the_wrong_folder_with_pictures_and_a_table(misla
 def test_a_second_scan_answers_from_the_store(mislabeled, monkeypatch):
     ranking, root = mislabeled
     monkeypatch.setattr(data_quality, "judge", None)
-    again = selector.rank(
-        root / "photos", zoo=[{"name": "sees", "source": "python:tests.support.networks:Orientation"}],
-        proxies=["probe", "knn"], store=root / "store", confirm=False, trust_zoo=True, backend="eager",
-        precision="float32", measure_cost="never",
-    )  # fmt: skip
+    again = selector.rank(root / "photos", **SCAN, store=root / "store")
     assert again.label_quality == ranking.label_quality
     assert "cleanlab" not in sys.modules or ranking.label_quality["method"].startswith("cleanlab")
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ from typer.testing import CliRunner
 import selector
 from selector.cli import app
 from selector.core.errors import OptionError, StoreError, TargetError
-from selector.report.overview import FailedTarget, Rankings, overview
+from selector.report.overview import FailedTarget, Rankings, _smallest_cover, overview
 from selector.scan.many import _Member
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.conftest import image_folder
+from tests.report.samples import ranking as sample
 from tests.scan.samples import of_torch_alone
 from tests.scan.test_scan import table
 
@@ -81,21 +84,10 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders, tmp_path):
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text(json.dumps({"models": [{"name": s.name, "source": s.source} for s in ZOO[:2]]}))
     words = [
-        "scan",
-        "--trust-zoo",
-        "--isolate",
-        "off",
-        "--no-confirm",
-        "--proxies",
-        "knn",
-        "--backend",
-        "eager",
-        "--precision",
-        "float32",
-        "--measure-cost",
-        "never",
-    ]
-    words += [f"@{names}", "--zoo", str(zoo), "--store", str(tmp_path / "s"), "--out", str(tmp_path / "all")]
+        "scan", f"@{names}", "--zoo", str(zoo), "--store", str(tmp_path / "s"), "--out", str(tmp_path / "all"),
+        "--trust-zoo", "--isolate", "off", "--no-confirm", "--proxies", "knn", "--backend", "eager",
+        "--precision", "float32", "--measure-cost", "never",
+    ]  # fmt: skip
     ran = CliRunner().invoke(app, [*words, "--json"])
     assert ran.exit_code == 3, ran.output  # a target failed
     said = json.loads(ran.stdout)
@@ -111,12 +103,8 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders, tmp_path):
 
 
 def ranking(name: str, values: dict[str, float], tied: tuple[str, ...] = ()) -> selector.Ranking:
-    from tests.report.samples import ranking as sample
-
     made = sample()
     template = next(m for m in made if m.status == "ok")
-    from dataclasses import replace
-
     models = [
         replace(template, name=model, transferability=value, tied=model in tied, measurements=())
         for model, value in sorted(values.items(), key=lambda entry: -entry[1])
@@ -143,10 +131,6 @@ def test_the_smallest_cover_is_exact_and_mean_ranks_count_the_missing_as_last() 
 
 
 def test_greedy_is_beaten_on_random_covers():
-    from itertools import combinations
-
-    from selector.report.overview import _smallest_cover
-
     rng = np.random.default_rng(0)
     for _ in range(20):
         serving = [set(rng.choice(list("abcdefg"), rng.integers(1, 4), replace=False).tolist()) for _ in range(6)]

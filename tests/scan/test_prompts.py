@@ -24,12 +24,15 @@ from tests.support.text_models import ENCODERS_OF_TWO, sentence_model, text_mode
 PROMPTS = {"classification": "what is the text : ", "query": "query : "}
 
 
-def prompted(folder: Path, default: str | None = "query", pooling: str = "pooling_mode_mean_tokens") -> Path:
+def prompted(folder: Path, default: str | None = "query", **pooling: Any) -> Path:
     """A sentence-transformers folder with prompts."""
-    sentence_model(folder, pooling)
+    sentence_model(folder, "pooling_mode_mean_tokens")
     (folder / "config_sentence_transformers.json").write_text(
         json.dumps({"prompts": PROMPTS, "default_prompt_name": default})
     )
+    if pooling:
+        settings = {"pooling_mode_mean_tokens": True, **pooling}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -73,10 +76,7 @@ def test_the_prompt_is_part_of_the_identity_of_features(tmp_path: Path) -> None:
 
 
 def test_tokens_of_a_prompt_may_count_in_no_pooling(tmp_path: Path) -> None:
-    folder = prompted(tmp_path / "model")
-    pooling = folder / "1_Pooling" / "config.json"
-    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "include_prompt": False}))
-    encoder = load(folder)
+    encoder = load(prompted(tmp_path / "model", include_prompt=False))
     text = "a great film"
     tokens = Tokens.of(TextTokenizer(encoder.preprocess)([text]), 0)
     with torch.no_grad():
@@ -185,9 +185,7 @@ def test_a_saved_model_predicts_with_its_prompt(scanned: selector.Ranking, tmp_p
 
 def test_an_onnx_file_leaves_the_prompt_out_of_the_mean(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    folder = prompted(tmp_path / "model")
-    pooling = folder / "1_Pooling" / "config.json"
-    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "include_prompt": False}))
+    folder = prompted(tmp_path / "model", include_prompt=False)
     selector.rank(
         sentences(), zoo=[{"source": f"transformers:{folder}"}], store=tmp_path / "store", out=tmp_path / "run",
         confirm=True, max_steps=5, strategies=("full",),

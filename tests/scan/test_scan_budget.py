@@ -27,12 +27,17 @@ FAST: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def scanned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    """A store that holds every row, with set prices: the networks cost 1, 2, ... units an item."""
+def today(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> selector.Ranking:
+    """A scan without a budget, whose store then holds every row; set prices: the networks cost 1, 2, ... units an item."""
     store = FeatureStore(tmp_path_factory.mktemp("scanned"))
-    selector.rank(photos, **FAST, store=store, prune="never")
+    ranking = selector.rank(photos, **FAST, store=store, prune="never")
     _set_prices(store)
-    return store
+    return ranking
+
+
+@pytest.fixture(scope="module")
+def scanned(today: selector.Ranking) -> FeatureStore:
+    return FeatureStore(today.settings["store"])
 
 
 @pytest.fixture
@@ -77,16 +82,15 @@ def test_a_share_is_kept_and_what_was_not_looked_at_is_a_row_with_its_reason(sha
     assert len({m.rows for m in finished}) == 1  # scores of different N are never compared
     assert ranking.best.name == "orientation"
     unseen = [m for m in ranking if m.status == "pruned" and not m.rows]
-    for model in unseen:
-        assert model.reason == (
-            f"not looked at: the scan budget of {share}% of the full scan went to models that promise more for their price"
-        )
+    told = (
+        f"not looked at: the scan budget of {share}% of the full scan went to models that promise more for their price"
+    )
+    assert all(model.reason == told for model in unseen)
     assert bool(unseen) == (share == 30)
     assert ranking.settings["scan_budget"] == f"{share}%"
 
 
-def test_without_a_budget_and_with_all_of_it_the_table_is_todays(photos, scanned):
-    today = selector.rank(photos, **FAST, store=scanned, prune="never")
+def test_with_all_of_the_scan_as_its_budget_the_table_is_todays(photos, today, scanned):
     whole = selector.rank(photos, **FAST, store=scanned, prune="never", scan_budget="100%")
     assert table(whole) == table(today)
 
@@ -125,10 +129,10 @@ def test_a_budget_of_time_ends_by_the_clock(photos, priced):
 
 
 @pytest.mark.usefixtures("ticking")
-def test_stored_rows_cost_nothing_of_a_budget_of_time(photos, scanned):
+def test_stored_rows_cost_nothing_of_a_budget_of_time(photos, today, scanned):
     """The second day, a short budget gives the whole table: it had ended after the first round."""
     again = selector.rank(photos, **FAST, store=scanned, prune="never", scan_budget=8)
-    assert table(again) == table(selector.rank(photos, **FAST, store=scanned, prune="never"))
+    assert table(again) == table(today)
 
 
 @pytest.mark.parametrize("budget", ["16s", "10m"])

@@ -9,18 +9,27 @@ import numpy as np
 import pytest
 import torch
 from seqeval.metrics import f1_score
+from typer.testing import CliRunner
 
 import selector
+from selector import sources
+from selector.cli import app
 from selector.core.contracts import Target
 from selector.core.errors import BadImagesError, ConfigError
 from selector.core.preprocess import TextPreprocess
 from selector.data import load_target
+from selector.extract.inputs import ready
 from selector.features import FeatureSet
+from selector.modalities.tokens.table import open_tokens
+from selector.proxies import evaluate
 from selector.report.html import render_report
 from selector.scan.dataset_view import Rows, stratified
 from selector.scan.scoring import feature_set
+from selector.scan.selection import reading_rows_of
 from selector.store import FeatureStore
 from selector.tasks import task_of
+from selector.tuning.strategies._loop import Settings, _accumulate, _Read
+from selector.zoo import ModelSpec
 from tests.support.text_models import WORDS, text_model
 
 PLACES, PEOPLE = ("city", "river", "bank"), ("actor", "team", "fox")
@@ -113,10 +122,6 @@ def test_a_saved_model_predicts_what_was_measured(scanned):
 
 
 def test_the_command_line_tags(scanned, tmp_path):
-    from typer.testing import CliRunner
-
-    from selector.cli import app
-
     _, run, _ = scanned
     lines = tmp_path / "more.jsonl"
     lines.write_text('["the", "river"]\n{"tokens": ["a", "team", "and", "it"]}\n')
@@ -125,12 +130,8 @@ def test_the_command_line_tags(scanned, tmp_path):
     result = CliRunner().invoke(app, ["predict", str(run), "the bank", str(lines), str(text), "--json"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert [row["words"] for row in told] == [
-        ["the", "bank"],
-        ["the", "river"],
-        ["a", "team", "and", "it"],
-        ["the", "city"],
-    ]
+    words = ["the bank", "the river", "a team and it", "the city"]
+    assert [row["words"] for row in told] == [sentence.split() for sentence in words]
     assert told[1]["labels"] == ["O", "B-LOC"]
     shown = CliRunner().invoke(app, ["predict", str(run), "the bank"])
     assert "the bank/B-LOC" in shown.stdout
@@ -186,16 +187,10 @@ def test_one_pass_for_both_poolings_of_words(zoo, tmp_path):
 
 
 def test_the_target_decides_what_a_row_is():
-    from selector.scan.selection import reading_rows_of
-    from selector.zoo import ModelSpec
-
     entries = [{"pooling": "first", "text": {"words": True, "prompt": "q: "}}, {"pooling": "cls"}, {}]
     specs = [ModelSpec.model_validate({"source": f"transformers:m{i}", **e}) for i, e in enumerate(entries)]
-    words, texts = (
-        load_target(tagged(20)),
-        load_target((["a b", "c d"] * 10 + list("efgh"), [i % 2 for i in range(24)])),
-    )
-    of_words = reading_rows_of(specs, words)
+    texts = load_target((["a b", "c d"] * 10 + list("efgh"), [i % 2 for i in range(24)]))
+    of_words = reading_rows_of(specs, load_target(tagged(20)))
     assert [(s.pooling, s.text.changes()) for s in of_words if s.text] == [
         ("first", {"prompt": "q: ", "words": True}), (None, {"words": True}), (None, {"words": True}),
     ]  # fmt: skip
@@ -223,11 +218,10 @@ def test_long_and_strange_sentences_lose_no_word(zoo, tmp_path):
     assert {m.rows for m in ranking} == {seen}
     assert not any("were cut" in w for w in ranking.warnings)
     words[7][0] = " "
+    asked = {"zoo": zoo[:1], "store": tmp_path, "history": False, "proxies": "logme"}
     with pytest.raises(BadImagesError, match=r"row 7 has a word without content \(word 1\)"):
-        selector.rank((words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_invalid="raise")
-    skipped = selector.rank(
-        (words, tags), zoo=zoo[:1], store=tmp_path, history=False, proxies="logme", on_invalid="skip"
-    )
+        selector.rank((words, tags), **asked, on_invalid="raise")
+    skipped = selector.rank((words, tags), **asked, on_invalid="skip")
     assert skipped.target["items"] == 59
 
 
@@ -260,14 +254,12 @@ def test_the_order_of_sentences_changes_no_score():
     order = np.random.default_rng(1).permutation(80)
     found = []
     for chosen in (np.arange(80), order):
-        target = load_target({"train": ([words[i] for i in chosen], [tags[i] for i in chosen]), "val": tagged(20, 1), "test": tagged(20, 2)})  # fmt: skip
-        rows = rows_of(target)
+        train = [words[i] for i in chosen], [tags[i] for i in chosen]
+        rows = rows_of(load_target({"train": train, "val": tagged(20, 1), "test": tagged(20, 2)}))
         # features that depend on the word alone
         values = np.array([[int(h[k : k + 4], 16) for k in (0, 4, 8)] for h in rows.hashes]) / 2**16
         features = FeatureSet(values + rows.labels[:, None], rows.labels, keys=rows.hashes, groups=rows.groups)
-        found.append(
-            [selector.proxies.evaluate(features, name, intervals=True, seed=0) for name in ("logme", "knn", "probe")]
-        )  # type: ignore[attr-defined]
+        found.append([evaluate(features, name, intervals=True, seed=0) for name in ("logme", "knn", "probe")])
         assert all(score.low is not None for score in found[-1])
     for one, other in zip(*found, strict=True):
         assert one.value == pytest.approx(other.value, abs=1e-9)
@@ -297,12 +289,6 @@ def test_frequent_labels_are_thinned_out_first():
 
 def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path):
     """One step equals a step by hand on the mean over all words; pieces of a batch count by their words."""
-    from selector import sources
-    from selector.extract.inputs import ready
-    from selector.modalities.tokens.table import open_tokens
-    from selector.tuning.strategies._loop import Settings, _accumulate, _Read
-    from selector.zoo import ModelSpec
-
     target = load_target(tagged(12))
     entry = {"name": "m", "source": f"transformers:{text_model(tmp_path)}", "text": {"words": True}}
     encoder = sources.registry.get("transformers").load(ModelSpec.model_validate(entry))
@@ -334,14 +320,8 @@ def test_the_loss_is_over_words_however_the_batch_is_cut(tmp_path):
 
 
 def test_the_command_line_scans_a_conll_file(tmp_path):
-    from typer.testing import CliRunner
-
-    from selector.cli import app
-
     words, tags = tagged(60)
-    file = tmp_path / "train.conll"
-    blocks = ["\n".join(f"{w}\t{t}\tX" for w, t in zip(a, b, strict=True)) for a, b in zip(words, tags, strict=True)]
-    file.write_text("\n\n".join(blocks))
+    file = write_conll(tmp_path / "train.conll", words, [[f"{tag} X" for tag in own] for own in tags])
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text(f"models:\n  - name: tiny\n    transformers: {text_model(tmp_path / 'm')}\n")
     common = ["--zoo", str(zoo), "--store", str(tmp_path / "s"), "--no-history"]
@@ -351,9 +331,8 @@ def test_the_command_line_scans_a_conll_file(tmp_path):
     told = json.loads(planned.stdout)
     words_to_read = told["models"][0]["missing"]
     assert words_to_read == told["images"] < sum(map(len, words))
-    result = CliRunner().invoke(
-        app, [*scan, "--no-confirm", "--out", str(tmp_path / "r"), "--max-samples", "40", "--json"]
-    )
+    once = [*scan, "--no-confirm", "--out", str(tmp_path / "r"), "--max-samples", "40", "--json"]
+    result = CliRunner().invoke(app, once)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert (told["target"]["items"], told["target"]["class_names"]) == (40, ["B-LOC", "B-PER", "I-LOC", "O"])
