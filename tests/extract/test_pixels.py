@@ -33,7 +33,6 @@ from selector.modalities.pixels.prepared import (
     SegmentReader,
     SegmentWriter,
     digest_of,
-    load_image,
     normalize,
     open_pixels_many,
     prepare,
@@ -157,15 +156,6 @@ def test_real_photos_are_those_of_timm(assets):
             off = np.abs(prepare(raw, preprocess).astype(int) - np.stack([timm_pixels(one, preprocess) for one in raw]))
             assert (off <= 1).mean() >= 0.999
             assert (off <= 1).reshape(len(raw), -1).mean(axis=1).min() >= 0.999
-
-
-def test_orientation_is_applied_before_resizing():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = jpeg(1, 40, 60, exif=exif)
-    upright = np.rot90(load_image(jpeg(1, 40, 60)), -1)
-    assert np.array_equal(load_image(turned), upright)
-    assert np.array_equal(prepare([turned], SMALL)[0], resize(np.ascontiguousarray(upright), SMALL))
 
 
 def test_a_sliver_keeps_a_pixel() -> None:

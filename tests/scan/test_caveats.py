@@ -10,7 +10,6 @@ from PIL import Image, ImageEnhance
 
 import selector
 from selector.core.contracts import LabelKind
-from selector.ranking import agreement as frozen
 from selector.ranking.agreement import Calibration, CalibrationSet
 from selector.ranking.combination import Transferability
 from selector.ranking.prior import PriorScore
@@ -141,11 +140,6 @@ def test_a_target_unlike_the_calibration_is_named(calibrated, changes, rows, nor
     found = caveats.unlike_calibration({"m": replace(BASE, normalized_score=normalized_score)}, target(**changes), rows)
     assert (found is None) == (text is None)
     assert text is None or (text in found.text and found.numbers["calibration"] == 3)
-
-
-def test_the_package_carries_a_calibration():
-    made = frozen.calibration()
-    assert made.normalized_score_per_deviation > 0
 
 
 def thumb(image):

@@ -17,7 +17,9 @@ from tests.sources.samples import onnx_file
 
 VIT = ModelSpec(name="vit", source="timm:test_vit", weights="none")
 RESNET = ModelSpec(name="resnet", source="timm:test_resnet", weights="none")
-TORCHVISION = ModelSpec(name="tv", source="torchvision:squeezenet1_1", weights="none")
+TORCHVISION = ModelSpec(
+    name="tv", source="torchvision:squeezenet1_1", weights="none", preprocess={"input_size": (3, 64, 64)}
+)
 PLACES = {
     "vit": [(None, None), ("blocks.0", None), ("blocks.0", "cls"), (None, "max")],
     "resnet": [(None, None), ("layer1", None), ("layer2.0", "max"), (None, "avg")],
