@@ -40,11 +40,11 @@ ONE = {**FAST, "zoo": TINY[:1]}
 
 
 def table(ranking: Ranking) -> str:
-    """Everything but times, paths and what came from the store."""
+    """Everything but times, paths, what came from the store, and how models fit the memory that is free by now."""
     data = ranking.to_dict()
     for key in ("path", "settings"):
         data.pop(key)
-    return json.dumps(without(data, {"seconds", "extract_seconds", "cached", "traceback", "cost"}), sort_keys=True)
+    return json.dumps(without(data, {"seconds", "extract_seconds", "cached", "traceback", "cost", "fit"}), sort_keys=True)
 
 
 def without(value, keys: set[str]):
