@@ -14,6 +14,7 @@ from tests.support.text_models import text_model
 
 pytestmark = pytest.mark.slow
 COMMON = ["--zoo", "zoo.yaml", "--top-k", 1, "--strategies", "frozen", "--budget", "2m"]
+SCORED = ["--zoo", "zoo.yaml", "--no-confirm"]  # a budget is for fine-tuning
 PHOTO_ZOO = """version: 1
 models:
 - {name: tiny-resnet, source: "timm:test_resnet", weights: none}
@@ -55,7 +56,7 @@ def test_photos_as_a_folder_and_as_a_table_of_absolute_paths(photos: Path, home:
         rows = csv.writer(file)
         rows.writerow(["path", "label"])
         rows.writerows([path.resolve(), path.parent.name] for path in pictures)
-    again = json.loads(selector("scan", "labels.csv", *COMMON, "--no-confirm", "--out", "table", "--json"))
+    again = json.loads(selector("scan", "labels.csv", *SCORED, "--out", "table", "--json"))
     first, second = ({m["name"]: m["transferability"] for m in document["models"]} for document in (told, again))
     assert first.keys() == second.keys()
     selector("predict", "run", *pictures[:3], "--out", "found.csv")

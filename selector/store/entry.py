@@ -85,7 +85,8 @@ class Entry:
         """D; None as long as neither the facts nor a row tell."""
         if "num_features" in self.meta:
             return int(self.meta["num_features"])
-        self._refresh()
+        if not self._chunks:
+            self._refresh()
         return next((chunk.shape("rows")[1] for chunk in self._chunks.values()), None)
 
     def missing(self, hashes: Sequence[str]) -> NDArray[np.int64]:
@@ -117,8 +118,8 @@ class Entry:
             )
         if not len(rows):
             return
-        self._refresh()
-        number = 1 + max((_number(name) for name in self._chunks), default=0)
+        # listed, not opened: rows that come in thousands of chunks would else be indexed anew for each of them
+        number = 1 + max(map(_number, self._names()), default=0)
         keys = _as_keys(hashes)
         self._on_write(self._files.write(self._new_name(number), lambda: pack({"keys": keys, "rows": rows})))
 
@@ -181,7 +182,7 @@ class Entry:
         until it stays the same.
         """
         for _ in range(_ATTEMPTS):
-            names = [n for n in self._files.names(self._folder) if is_chunk(n)]
+            names = self._names()
             if names == self._listed:
                 return
             self._listed = names
@@ -199,6 +200,9 @@ class Entry:
                     discard(self._files, full, error)
             self._chunks = chunks
             self._index = _Index.of(keys)
+
+    def _names(self) -> list[str]:
+        return [name for name in self._files.names(self._folder) if is_chunk(name)]
 
     def _open(self, name: str) -> Container:
         try:

@@ -80,6 +80,22 @@ def test_rows_in_few_chunks_are_written_once(store, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not list the maps of a process")
+def test_adding_a_chunk_opens_none_of_the_others(store, monkeypatch):
+    opened: list[Path] = []
+
+    class Watched(entries.Container):
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(entries, "Container", Watched)
+    entry = store.entry(IDENTITY)
+    for number in range(30):
+        entry.append(hashes([number]), features([number]))
+    assert len(opened) <= 1  # for the width; a million rows come in thousands of chunks
+    assert np.array_equal(entry.rows(hashes(range(30))), features(range(30)))
+
+
 def test_rows_stay_mapped_only_as_long_as_somebody_holds_them(store):
     def mapped() -> int:
         return Path("/proc/self/maps").read_text(encoding="utf-8").count(".safetensors")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -53,6 +52,12 @@ from tests.sources.samples import load, spec
 
 task = Segmentation()
 COLORS = np.array([[30, 60, 200], [200, 40, 40], [40, 200, 60]], np.uint8)
+
+
+def opened(path: Path) -> Any:
+    """A session of onnxruntime, which an installation for training may lack."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -420,7 +425,7 @@ def test_library_decoders_go_the_whole_way(scenes, tmp_path, decoder, encoder):
     picture, _ = scene(np.random.default_rng(5), (48, 64))
     found = model.predict([picture])
     assert found.masks[0].shape == (48, 64)  # type: ignore[attr-defined]
-    session = onnxruntime.InferenceSession(str(export_onnx(tmp_path / "run", tmp_path / "model.onnx")))
+    session = opened(export_onnx(tmp_path / "run", tmp_path / "model.onnx"))
     batch = torch.randn((1, *model.preprocess.input_size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.module(batch)
@@ -548,7 +553,7 @@ def test_predict_on_the_command_line(saved, tmp_path):
 
 def test_the_exported_network_takes_pictures_of_any_size(saved, tmp_path):
     path = export_onnx(saved, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path)
     assert session.get_modelmeta().custom_metadata_map["free_size"] == "true"
     network = load_model(saved).module
     for size in ((128, 160), (96, 224), (70, 101)):
@@ -590,7 +595,7 @@ def test_padding_by_the_size_is_left_to_operators_of_onnx(tmp_path):
     assert not why_not(network)
     with padding_in_the_graph(network):
         _export(_Form(network, ("images",), [((picture,), ())], ("logits", "probabilities"), (axes,), True), path)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path)
     for size in ((64, 96), (63, 101), (128, 33), (37, 64)):
         images = torch.randn((3, 3, *size), generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -624,7 +629,7 @@ def test_code_that_pads_by_the_size_is_found_before_the_exporter_follows_it():
 def test_a_network_that_refuses_other_sizes_is_exported_at_its_own(saved, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("selector.deploy.export.why_not", lambda module: "stem is dilated")
     path = export_onnx(saved, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = opened(path)
     assert session.get_modelmeta().custom_metadata_map["free_size"] == "false"
     assert "takes images of its own size only (stem is dilated)" in caplog.text
 
