@@ -44,7 +44,9 @@ def table(ranking: Ranking) -> str:
     data = ranking.to_dict()
     for key in ("path", "settings"):
         data.pop(key)
-    return json.dumps(without(data, {"seconds", "extract_seconds", "cached", "traceback", "cost", "fit"}), sort_keys=True)
+    return json.dumps(
+        without(data, {"seconds", "extract_seconds", "cached", "traceback", "cost", "fit"}), sort_keys=True
+    )
 
 
 def without(value, keys: set[str]):
