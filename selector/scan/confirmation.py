@@ -82,6 +82,7 @@ def confirm_leading(
                 load=partial(extraction.load, extraction.trained(spec)),
                 identity=spec.feature_settings(),
                 latency=_latency(ranking[spec.name]),
+                rounded=ranking[spec.name].precision not in ("", "float32"),
             )
             for spec in some
         ]

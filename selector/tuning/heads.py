@@ -65,10 +65,18 @@ def refit(bench: Workbench, loaded: Loaded) -> bool:
     return found is not None
 
 
-def frozen_stats(bench: Workbench, loaded: Loaded, split: str, context: Mapping[str, object]) -> Stats:
-    """Statistics of the frozen strategy on a split, with what validation chose."""
+def frozen_stats(
+    bench: Workbench, loaded: Loaded, split: str, context: Mapping[str, object], *, saved: bool = False
+) -> Stats:
+    """Statistics of the frozen strategy on a split, with what validation chose.
+
+    Args:
+        saved: they are those of the model that is saved. Stored features of a lower precision will not do then: ``predict``
+            computes in single precision.
+    """
     assert loaded.native_probe is not None
-    rows = _features(bench, loaded, (split,), math.inf)
+    anew = saved and loaded.candidate.rounded and loaded.encoder.module is not None
+    rows = None if anew else _features(bench, loaded, (split,), math.inf)
     return _stats(bench, loaded, loaded.native_probe, None if rows is None else rows[split][1], split, context)
 
 

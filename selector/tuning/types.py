@@ -31,12 +31,14 @@ class TuningCandidate:
         load: makes its encoder; a failure becomes a failed measurement.
         identity: what addresses it in records, as plain JSON; its encoder's identity is added.
         latency: seconds an image, where known; orders models that are equally good.
+        rounded: its stored features were computed in less than single precision.
     """
 
     name: str
     load: Callable[[], Encoder]
     identity: Mapping[str, Any] = field(default_factory=dict)
     latency: float | None = None
+    rounded: bool = False
 
 
 @dataclass(frozen=True)

@@ -194,21 +194,23 @@ def _test(
                 module = None if run is None else module_of(bench, loaded, run.trial, run.steps)
                 best = _trained(field, loaded, run, module, context)
             if tested:
-                stats = _final(field, loaded, run, "test", context)
+                stats = _final(field, loaded, run, "test", context, saved=label == best_label)
                 tests[label] = stats.values(bench.task.metrics)
             if label == best_label:
                 split = "test" if tested else "val"
                 if not tested:
-                    stats = _final(field, loaded, run, "val", context)
+                    stats = _final(field, loaded, run, "val", context, saved=True)
                 analysis = _error_analysis(field, stats, split)
                 if bench.task.draws and loaded.encoder.module is not None:
                     _draw(field, loaded, run, module, analysis["samples"], context)
     return tests, best, analysis
 
 
-def _final(field: Field, loaded: Loaded, run: Run | None, split: str, context: Mapping[str, object]) -> Stats:
+def _final(
+    field: Field, loaded: Loaded, run: Run | None, split: str, context: Mapping[str, object], *, saved: bool
+) -> Stats:
     if run is None:
-        return frozen_stats(field.bench, loaded, split, context)
+        return frozen_stats(field.bench, loaded, split, context, saved=saved)
     return final_stats(field.bench, loaded, run.trial, run.steps, split, context)
 
 

@@ -482,6 +482,27 @@ def test_cached_features_are_used_for_the_frozen_head(tmp_path: Path) -> None:
     assert result.measurements["mnist_cnn"][0].val_value == 1.0
 
 
+@pytest.mark.parametrize("rounded", [True, False])
+def test_rounded_features_give_no_figure_of_a_saved_frozen_model(tmp_path: Path, rounded: bool) -> None:
+    target, read = small_target(), set[int]()
+    features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
+    features[np.arange(len(target)), target.labels] += 9  # by them the head is right nearly everywhere
+    result = confirmed(
+        tmp_path, [candidate(MNIST, rounded=rounded)], target, pixels=pixels_for(target, read),
+        strategies=("frozen",), features_for=lambda _, items: features[items],
+    )  # fmt: skip
+    test = target.indices("test")
+    assert (set(test.tolist()) <= read) == rounded
+    measured = result.measurements["mnist_cnn"][0].test["accuracy"]
+    assert result.best is not None
+    with torch.no_grad():
+        images = ready(pixels_for(target)(result.best.preprocess).batch(test), result.best.preprocess)
+        said = result.best.module(images)
+    right = (said.argmax(1).numpy() == target.labels[test]).mean()
+    assert right < 0.6  # the features say nothing about these pictures
+    assert measured == pytest.approx(right) if rounded else measured > 0.8
+
+
 @pytest.mark.parametrize(("side", "reduced"), [(32, True), (96, False)])
 def test_another_resolution_is_trained_at_and_a_reduced_one_marked(tmp_path: Path, side: int, reduced: bool) -> None:
     result = confirmed(tmp_path, [candidate(VIT)], resolution=side, max_steps=4)
