@@ -92,7 +92,7 @@ def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
     """(role, column, schema) of what lies beside images: labels, masks (arrays, images, paths) or boxes."""
     rows = rows_of(labels)
     stacked = (isinstance(labels, np.ndarray) or is_tensor(labels)) and labels.ndim == 3
-    if stacked or (rows and all(_is_mask(row) for row in rows)):
+    if stacked or (rows and all(is_mask(row) for row in rows)):
         return "mask", Masks(labels if stacked else rows), {}
     if rows and any(is_boxes(row) for row in rows) and all(row is None or isinstance(row, Mapping) for row in rows):
         first = next(row for row in rows if is_boxes(row))
@@ -105,7 +105,8 @@ def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
     return "label", labels, {}
 
 
-def _is_mask(row: Any) -> bool:
+def is_mask(row: Any) -> bool:
+    """Whether a row is a mask: an array or tensor of two axes, or a Pillow image."""
     return isinstance(row, Image.Image) or ((isinstance(row, np.ndarray) or is_tensor(row)) and row.ndim == 2)
 
 
@@ -137,7 +138,7 @@ def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Op
         return ListItems(images), [names[row] for row in chosen], [content_hash(image) for image in images]
 
     def masks_of(column: str) -> Masks | None:
-        return Masks(columns[column]) if all(_is_mask(cell) for cell in columns[column]) else None
+        return Masks(columns[column]) if all(is_mask(cell) for cell in columns[column]) else None
 
     first = {column: next((cell for cell in cells if cell is not None), None) for column, cells in columns.items()}
     return Columns(

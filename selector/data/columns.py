@@ -6,7 +6,7 @@ names of its columns, or by the column that was named. Then one column, or sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +34,27 @@ BOX_COLUMNS = ("objects", "boxes", "bboxes", "annotations")
 _TAG_COLUMNS = ("tags", "labels", "label", "ner_tags", "pos_tags", "chunk_tags", "slots")
 _TEXT_LABELS = ("label", "labels", "class", "target", "category", "intent", "class_name")
 _SAMPLE = 100  # rows that are looked at to tell what a column holds
+
+
+class LazyColumns(Mapping[str, list[Any]]):
+    """Columns that are each read when they are asked for, and then kept."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], list[Any]]) -> None:
+        self._names, self._read = names, read
+        self._kept: dict[str, list[Any]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        if name not in self._kept:
+            self._kept[name] = self._read(name)
+        return self._kept[name]
 
 
 @dataclass

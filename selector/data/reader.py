@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from selector.core.contracts import SPLITS, Items
+from selector.core.contracts import SPLITS
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.registry import Registry
 from selector.core.table import Table
@@ -148,56 +148,27 @@ def _listing(folder: str) -> list[str]:
         return []
 
 
-@dataclass
-class Found:
-    """What a reader found: a ``Table`` with its annotation columns by role.
+def annotated(
+    table: Table,
+    labels: object,
+    options: Options,
+    *,
+    role: str = "label",
+    class_names: Sequence[str] | None = None,
+    schema: Mapping[str, object] | None = None,
+) -> Table:
+    """The table with its annotation columns, and what the input and the options say of them.
 
-    Attributes:
+    Args:
         labels: labels an item, or several columns of them by name.
-        class_names: when the input fixes them; labels are then positions in this list.
-        written: labels are the words of a file, of which numbers are made once all of them are known.
         role: what the columns are (``Table.roles``).
+        class_names: when the input fixes them; labels are then positions in this list.
     """
-
-    where: str
-    name: str
-    items: Items
-    names: Sequence[str]
-    labels: object
-    hashes: Sequence[str]
-    splits: Sequence[str] | None = None
-    class_names: Sequence[str] | None = None
-    notes: Sequence[str] = ()
-    origin: dict[str, Any] | None = None
-    features: np.ndarray | None = None
-    feature_widths: Mapping[str, int] = field(default_factory=dict)
-    modality: str = "image"
-    written: bool = False
-    role: str = "label"
-    schema: Mapping[str, Any] = field(default_factory=dict)
-
-    def table(self, options: Options) -> Table:
-        """The table, with what the options say of the annotation."""
-        columns = dict(self.labels) if isinstance(self.labels, Mapping) else {self.role: self.labels}
-        schema: dict[str, object] = {**self.schema, **options.schema(), "written": self.written}
-        if self.class_names is not None:
-            schema["class_names"] = {name: list(self.class_names) for name in columns}
-        return Table(
-            where=self.where,
-            name=self.name,
-            modality=self.modality,
-            items=self.items,
-            names=self.names,
-            hashes=self.hashes,
-            columns=columns,
-            roles={self.role: tuple(columns)} if columns else {},
-            schema=schema,
-            splits=self.splits,
-            notes=list(self.notes),
-            origin=self.origin,
-            features=self.features,
-            feature_widths=self.feature_widths,
-        )
+    columns = dict(labels) if isinstance(labels, Mapping) else {role: labels}
+    known = {**(schema or {}), **options.schema()}
+    if class_names is not None:
+        known["class_names"] = {name: list(class_names) for name in columns}
+    return replace(table, columns=columns, roles={role: tuple(columns)} if columns else {}, schema=known)
 
 
 def find_column(

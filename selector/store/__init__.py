@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,6 @@ class FeatureStore:
         self.root = place
         self.max_bytes = max_bytes
         self._files = Layered(base, read_only=read_only)
-        self._upkeep = Upkeep(self._files)
         self._entries: dict[str, Entry] = {}
         self._size: int | None = None
 
@@ -126,7 +125,7 @@ class FeatureStore:
             meta = read_json(self._files, f"entries/{key}/meta.json") or {}
             self._entries[key] = Entry(self._files, key, identity, meta.get("facts", {}), self._wrote)
             if meta and not self._files.is_remote:
-                self._upkeep.mark_used(key)
+                self._mark_used(key)
         return self._entries[key]
 
     def resolve(self, spec_identity: Mapping[str, object]) -> Entry | None:
@@ -163,7 +162,7 @@ class FeatureStore:
             _alias(spec_identity),
             {"spec": dict(spec_identity), "entry": dict(entry_identity), "facts": entry.meta, "key": entry.key},
         )
-        self._upkeep.mark_used(entry.key)
+        self._mark_used(entry.key)
         return entry
 
     # ------------------------------------------------------------------ small results
@@ -226,7 +225,7 @@ class FeatureStore:
     @property
     def pixels_ceiling(self) -> int:
         """Bytes that decoded pixels may take, what compiled networks take left out."""
-        taken = self._upkeep.parts(self._local_root).get("compiled", 0)
+        taken = _tree_size(self._local_root / "compiled")
         return max(self.cache_ceiling - taken, int((1 - _COMPILED_SHARE) * self.cache_ceiling))
 
     def trim(self) -> int:
@@ -237,11 +236,15 @@ class FeatureStore:
         if self.read_only:
             return 0
         folders = [self.compiled_folder, cache_folder() / "inductor"]  # what torch compiles is the user's own
-        return self._upkeep.trim(folders, int(_COMPILED_SHARE * self.cache_ceiling))
+        files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
+        return prune_files(files, int(_COMPILED_SHARE * self.cache_ceiling))
 
     def parts(self) -> dict[str, int]:
         """Bytes by what they are: features, results, trainings, pixels, compiled and other."""
-        return self._upkeep.parts(self._local_root)
+        found = {"features": sum(size for _, size in self._walk("entries"))}
+        found["results"] = sum(size for _, size in self._walk("results"))
+        found |= {name: _tree_size(self._local_root / name) for name in ("trainings", *_REMADE)}
+        return {**found, "other": max(0, self.size() - sum(found.values()))}
 
     def _beside(self, name: str) -> Path:
         return (self._files.spare_root() if self.read_only else self._local_root) / name
@@ -254,7 +257,7 @@ class FeatureStore:
         """
         import filelock
 
-        folder = (self._files.spare_root() if self.read_only else self._local_root) / "locks"
+        folder = self._beside("locks")
         lock: filelock.BaseFileLock | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -277,17 +280,49 @@ class FeatureStore:
 
     def list_entries(self) -> list[EntryInfo]:
         """All entries, the least recently used first."""
-        return self._upkeep.entries()
+        found = []
+        for key in self._files.folders("entries"):
+            folder = f"entries/{key}"
+            names = self._files.names(folder)
+            meta = read_json(self._files, f"{folder}/meta.json") or {}
+            rows = 0
+            for name in names:
+                if is_chunk(name):
+                    with contextlib.suppress(Damaged, FileNotFoundError):  # ``verify`` reports these
+                        rows += Container(self._files.path(f"{folder}/{name}")).shape("keys")[0]
+            found.append(
+                EntryInfo(
+                    key,
+                    meta.get("identity", {}),
+                    meta.get("facts", {}),
+                    rows,
+                    sum(names.values()),
+                    self._time_of(f"{folder}/used.json"),
+                )
+            )
+        return sorted(found, key=lambda e: (e.used, e.key))
 
     def size(self) -> int:
         """Bytes of everything in the store, pixels and compiled models included."""
-        return self._upkeep.size(self._local_root)
+        cached = sum(_tree_size(self._local_root / name) for name in _REMADE)
+        return sum(size for _, size in self._walk("")) + cached
 
     def verify(self) -> Verified:
         """Check every checksum; damaged files are removed and count as missing."""
-        result = self._upkeep.verify()
+        files = size = 0
+        damaged = []
+        for folder in _CHECKED:
+            for name, nbytes in self._walk(folder):
+                files, size = files + 1, size + nbytes
+                try:
+                    check(self._files.path(name))
+                except FileNotFoundError:
+                    continue
+                except Damaged as error:
+                    discard(self._files, name, error)
+                    damaged.append(name)
         self._entries.clear()
-        return result
+        return Verified(files, size, tuple(damaged))
 
     def prune(self, max_bytes: int | None = None, older_than: float | None = None) -> Pruned:
         """Remove what was not used for ``older_than`` seconds, then the least recently used beyond ``max_bytes``.
@@ -298,17 +333,77 @@ class FeatureStore:
             StoreError: the store cannot be written, so nothing can be removed from it.
         """
         self._files.check_writable("pruned")
-        result = self._upkeep.prune(self._local_root, max_bytes, older_than)
+        result = self._prune(max_bytes, older_than)
         self._entries.clear()
         self._size = None
         return result
+
+    def _prune(self, max_bytes: int | None, older_than: float | None, keep: set[str] | None = None) -> Pruned:
+        """See ``prune``; entries in ``keep`` stay."""
+        before = self.size()
+        self._files.remove("quarantine")  # of an earlier version
+        _remove_leftovers(self._local_root)
+        entries = [e for e in self.list_entries() if e.key not in (keep or set())]
+        gone: list[str] = []
+        if older_than is not None:
+            limit = time.time() - older_than
+            gone += [e.key for e in entries if e.used < limit]
+            for key in gone:
+                self._files.remove(f"entries/{key}")
+            for name in (*_REMADE, "results"):
+                _remove_old(self._local_root / name, limit)
+        if max_bytes is not None:
+            size = self.size()
+            for path in [] if keep else _remade(self._local_root):
+                if size > max_bytes:
+                    size -= _tree_size(path)
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            for entry in entries:
+                if size > max_bytes and entry.key not in gone:
+                    self._files.remove(f"entries/{entry.key}")
+                    gone.append(entry.key)
+                    size -= entry.size
+        self._forget_aliases(set(gone))
+        return Pruned(tuple(gone), max(0, before - self.size()))
+
+    def _forget_aliases(self, keys: set[str]) -> None:
+        for name in self._files.names("aliases") if keys else ():
+            known = read_json(self._files, f"aliases/{name}")
+            if known is not None and known["key"] in keys:
+                self._files.remove(f"aliases/{name}")
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, int]]:
+        prefix = f"{folder}/" if folder else ""
+        for name, size in self._files.names(folder).items():
+            yield prefix + name, size
+        for name in self._files.folders(folder):
+            if prefix + name not in (*_REMADE, "locks"):
+                yield from self._walk(prefix + name)
+
+    def _mark_used(self, key: str) -> None:
+        """Record that an entry is in use now.
+
+        The stamps never run backwards, also when the clock does, so the order of use stays right.
+        """
+        try:
+            stamp = max(time.time(), self._time_of("clock.json") + 1e-3)
+            for name in ("clock.json", f"entries/{key}/used.json"):
+                if not self._files.stamp(name, stamp):  # to replace a file would take ten times as long
+                    write_json(self._files, name, {"time": stamp})
+                    self._files.stamp(name, stamp)
+        except StoreError as error:
+            logger.debug("the time of use of %s was not recorded: %s", key, error)  # a full store can still be read
+
+    def _time_of(self, name: str) -> float:
+        """When a stamp was set last: the time of its file, and what it says where that is none of this machine."""
+        return self._files.stamped(name) or float((read_json(self._files, name) or {}).get("time", 0.0))
 
     def _wrote(self, size: int) -> None:
         if self.max_bytes is None or self.read_only:
             return
         self._size = self.size() if self._size is None else self._size + size
         if self._size > self.max_bytes:
-            pruned = self._upkeep.prune(self._local_root, self.max_bytes, None, keep=set(self._entries))
+            pruned = self._prune(self.max_bytes, None, keep=set(self._entries))
             self._size -= pruned.bytes
             if self._size > self.max_bytes:
                 logger.warning(
@@ -360,131 +455,6 @@ class Pruned:
 
     entries: tuple[str, ...]
     bytes: int
-
-
-class Upkeep:
-    """The housekeeping of one store."""
-
-    def __init__(self, files: Layered) -> None:
-        self._files = files
-
-    def mark_used(self, key: str) -> None:
-        """Record that an entry is in use now.
-
-        The stamps never run backwards, also when the clock does, so the order of use stays right.
-        """
-        try:
-            stamp = max(time.time(), self._time_of("clock.json") + 1e-3)
-            for name in ("clock.json", f"entries/{key}/used.json"):
-                if not self._files.stamp(name, stamp):  # to replace a file would take ten times as long
-                    write_json(self._files, name, {"time": stamp})
-                    self._files.stamp(name, stamp)
-        except StoreError as error:
-            logger.debug("the time of use of %s was not recorded: %s", key, error)  # a full store can still be read
-
-    def _time_of(self, name: str) -> float:
-        """When a stamp was set last: the time of its file, and what it says where that is none of this machine."""
-        return self._files.stamped(name) or float((read_json(self._files, name) or {}).get("time", 0.0))
-
-    def entries(self) -> list[EntryInfo]:
-        """All entries, the least recently used first."""
-        found = []
-        for key in self._files.folders("entries"):
-            folder = f"entries/{key}"
-            names = self._files.names(folder)
-            meta = read_json(self._files, f"{folder}/meta.json") or {}
-            rows = 0
-            for name in names:
-                if is_chunk(name):
-                    with contextlib.suppress(Damaged, FileNotFoundError):  # ``verify`` reports these
-                        rows += Container(self._files.path(f"{folder}/{name}")).shape("keys")[0]
-            found.append(
-                EntryInfo(
-                    key,
-                    meta.get("identity", {}),
-                    meta.get("facts", {}),
-                    rows,
-                    sum(names.values()),
-                    self._time_of(f"{folder}/used.json"),
-                )
-            )
-        return sorted(found, key=lambda e: (e.used, e.key))
-
-    def size(self, root: Path) -> int:
-        """Bytes of everything, decoded pixels and compiled models included."""
-        return sum(size for _, size in self._walk("")) + sum(_tree_size(root / name) for name in _REMADE)
-
-    def parts(self, root: Path) -> dict[str, int]:
-        """Bytes by what they are."""
-        found = {"features": sum(size for _, size in self._walk("entries"))}
-        found["results"] = sum(size for _, size in self._walk("results"))
-        found |= {name: _tree_size(root / name) for name in ("trainings", *_REMADE)}
-        return {**found, "other": max(0, self.size(root) - sum(found.values()))}
-
-    def trim(self, folders: Sequence[Path], ceiling: int) -> int:
-        """Remove the files of some folders that were used least recently, beyond a ceiling; returns bytes removed."""
-        files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*") if path.is_file()]
-        return prune_files(files, ceiling)
-
-    def verify(self) -> Verified:
-        """Check every file; remove the damaged ones."""
-        files = size = 0
-        damaged = []
-        for folder in _CHECKED:
-            for name, nbytes in self._walk(folder):
-                files, size = files + 1, size + nbytes
-                try:
-                    check(self._files.path(name))
-                except FileNotFoundError:
-                    continue
-                except Damaged as error:
-                    discard(self._files, name, error)
-                    damaged.append(name)
-        return Verified(files, size, tuple(damaged))
-
-    def prune(
-        self, root: Path, max_bytes: int | None, older_than: float | None, keep: set[str] | None = None
-    ) -> Pruned:
-        """See ``FeatureStore.prune``; entries in ``keep`` stay."""
-        before = self.size(root)
-        self._files.remove("quarantine")  # of an earlier version
-        _remove_leftovers(root)
-        entries = [e for e in self.entries() if e.key not in (keep or set())]
-        gone: list[str] = []
-        if older_than is not None:
-            limit = time.time() - older_than
-            gone += [e.key for e in entries if e.used < limit]
-            for key in gone:
-                self._files.remove(f"entries/{key}")
-            for name in (*_REMADE, "results"):
-                _remove_old(root / name, limit)
-        if max_bytes is not None:
-            size = self.size(root)
-            for path in [] if keep else _remade(root):
-                if size > max_bytes:
-                    size -= _tree_size(path)
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            for entry in entries:
-                if size > max_bytes and entry.key not in gone:
-                    self._files.remove(f"entries/{entry.key}")
-                    gone.append(entry.key)
-                    size -= entry.size
-        self._forget_aliases(set(gone))
-        return Pruned(tuple(gone), max(0, before - self.size(root)))
-
-    def _walk(self, folder: str) -> Iterator[tuple[str, int]]:
-        prefix = f"{folder}/" if folder else ""
-        for name, size in self._files.names(folder).items():
-            yield prefix + name, size
-        for name in self._files.folders(folder):
-            if prefix + name not in (*_REMADE, "locks"):
-                yield from self._walk(prefix + name)
-
-    def _forget_aliases(self, keys: set[str]) -> None:
-        for name in self._files.names("aliases") if keys else ():
-            known = read_json(self._files, f"aliases/{name}")
-            if known is not None and known["key"] in keys:
-                self._files.remove(f"aliases/{name}")
 
 
 def check(path: Path) -> None:

@@ -17,7 +17,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import xxhash
 
@@ -41,51 +41,19 @@ class WriteRefused(Exception):
     """The place can be read but not written."""
 
 
-class Files(Protocol):
-    """A tree of small and large files that appear whole or not at all."""
-
-    where: str
-
-    def read(self, name: str) -> bytes:
-        """The whole content; ``FileNotFoundError`` if there is none."""
-        ...
-
-    def write(self, name: str, parts: Parts) -> int:
-        """Replace a file; returns its size. Raises ``WriteRefused`` or ``StoreError`` (disk full)."""
-        ...
-
-    def names(self, folder: str) -> dict[str, int]:
-        """Files directly in a folder and their sizes; empty if there is no such folder."""
-        ...
-
-    def folders(self, folder: str) -> list[str]:
-        """Folders directly in a folder."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file or a folder with all in it; nothing happens if it is not there."""
-        ...
-
-    def path(self, name: str) -> Path:
-        """A local file with that content, to be memory-mapped."""
-        ...
-
-    def refetch(self, name: str) -> bool:
-        """Replace the local copy of a remote file; False where ``path`` is the file itself."""
-        ...
-
-
 class LocalFiles:
-    """A folder of this machine, or one that all machines mount."""
+    """A folder of this machine, or one that all machines mount; files in it appear whole or not at all."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.where = str(root)
 
     def read(self, name: str) -> bytes:
+        """The whole content; ``FileNotFoundError`` if there is none."""
         return (self.root / name).read_bytes()
 
     def write(self, name: str, parts: Parts) -> int:
+        """Replace a file; returns its size. Raises ``WriteRefused`` or ``StoreError`` (disk full)."""
         target = self.root / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,12 +64,14 @@ class LocalFiles:
         return size
 
     def names(self, folder: str) -> dict[str, int]:
+        """Files directly in a folder and their sizes; empty if there is no such folder."""
         return {e.name: e.stat().st_size for e in self._entries(folder) if e.is_file()}
 
     def folders(self, folder: str) -> list[str]:
         return [e.name for e in self._entries(folder) if e.is_dir()]
 
     def remove(self, name: str) -> None:
+        """Remove a file or a folder with all in it; nothing happens if it is not there."""
         path = self.root / name
         try:
             if path.is_dir():
@@ -113,9 +83,11 @@ class LocalFiles:
                 raise self._explained(error, name) from error
 
     def path(self, name: str) -> Path:
+        """A local file with that content, to be memory-mapped."""
         return self.root / name
 
     def refetch(self, name: str) -> bool:
+        """Replace the local copy of a remote file; False where ``path`` is the file itself."""
         return False
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:

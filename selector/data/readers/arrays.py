@@ -17,7 +17,7 @@ from selector.data._items import ListItems, is_picture, is_tensor
 from selector.data._memory import STRINGS, annotation_of, raw_image, rows_of
 from selector.data._sentences import tagged_words, words_table
 from selector.data._tabular import path_pictures
-from selector.data.reader import Found, Options, reader, refuse_masked
+from selector.data.reader import Options, annotated, reader, refuse_masked
 from selector.modalities.image import content_hash, is_image_name
 from selector.modalities.text import text_hash
 from selector.modalities.tokens.tokenizer import is_pair
@@ -117,16 +117,8 @@ def _beside(
     where: str, items: Items, names: Sequence[str], hashes: list[str], labels: object, options: Options
 ) -> Table:
     role, column, schema = annotation_of(labels, where)
-    return Found(
-        where=where,
-        name=options.name or where,
-        items=items,
-        names=names,
-        labels=column,
-        hashes=hashes,
-        role=role,
-        schema=schema,
-    ).table(options)
+    table = Table(where, options.name or where, "image", items, names, hashes)
+    return annotated(table, column, options, role=role, schema=schema)
 
 
 # ---------------------------------------------------------------------------- features
@@ -148,18 +140,18 @@ def features_table(given: object, labels: object, options: Options, origin: dict
             )
     # a row is what it is in all of the arrays, so that each of them is divided into the same splits, folds and blocks
     rows = np.concatenate(list(parts.values()), axis=1) if others else parts[first]
-    return Found(
+    table = Table(
         where=where,
-        name=options.name or "features",
+        name=where,
+        modality="rows",
         items=ListItems([]),
         names=[f"row {i}" for i in range(len(rows))],
-        labels=labels,
         hashes=[content_hash(row) for row in rows],
         origin=origin,
         features=rows,
         feature_widths={name: rows.shape[1] for name, rows in parts.items()} if named else {},
-        modality="rows",
-    ).table(options)
+    )
+    return annotated(table, labels, options)
 
 
 def _floats(features: Any, where: str) -> np.ndarray:
@@ -195,15 +187,9 @@ def _texts(items: object, labels: object, options: Options) -> Table:
             raise TargetError(f"{where}: row {row} is a {type(text).__name__}; expected a text or a pair of texts.")
     if len({isinstance(text, str) for text in texts}) > 1:
         raise TargetError(f"{where}: some rows are texts and some are pairs; give all of one kind.")
-    return Found(
-        where=where,
-        name=where,
-        items=ListItems(texts),
-        names=[f"row {i}" for i in range(len(texts))],
-        labels=labels,
-        hashes=[text_hash(text) for text in texts],
-        modality="text",
-    ).table(options)
+    names = [f"row {i}" for i in range(len(texts))]
+    table = Table(where, where, "text", ListItems(texts), names, [text_hash(text) for text in texts])
+    return annotated(table, labels, options)
 
 
 def _words(items: object, labels: object, options: Options) -> Table:

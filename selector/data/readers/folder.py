@@ -10,7 +10,7 @@ from selector.core.table import Table
 from selector.data._files import TABLES
 from selector.data._hashing import hash_files, walk_files
 from selector.data._items import FileItems
-from selector.data.reader import SPLIT_NAMES, Found, Options, reader
+from selector.data.reader import SPLIT_NAMES, Options, annotated, reader
 from selector.modalities.image import is_image_name
 
 
@@ -40,17 +40,18 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
         notes.append(f"{len(skipped)} files that are not images were left out, such as {min(skipped)}")
     relative = [found[i][0] for i in rows]
     hashes = hash_files(str(root), relative, [found[i][1] for i in rows], options.hash_mode)
-    return Found(
+    table = Table(
         where=str(root),
         name=options.name or root.name,
+        modality="image",
         items=FileItems(str(root), relative),
         names=relative,
-        labels=[parts[i][depth] for i in rows],
         hashes=hashes,
         splits=[split_of[parts[i][0]] for i in rows] if split_of else None,
         notes=notes,
         origin={"path": str(root)},
-    ).table(options)
+    )
+    return annotated(table, [parts[i][depth] for i in rows], options)
 
 
 def _about_tables(root: Path) -> str:

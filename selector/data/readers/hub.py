@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from selector.core.table import Table
 from selector.data._boxes import is_boxes
 from selector.data._items import SubsetItems
 from selector.data._tabular import shape_of
-from selector.data.columns import MASK_COLUMNS, Columns, reads_text, table_of
+from selector.data.columns import MASK_COLUMNS, Columns, LazyColumns, reads_text, table_of
 from selector.data.reader import Options, reader
 from selector.modalities.image import content_hash, read_image_file
 
@@ -36,24 +36,6 @@ class HuggingFaceItems:
         return read_image_file(cell["path"])
 
 
-class _HubCells(Mapping[str, Any]):
-    """Columns of a dataset, each read when it is asked for."""
-
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
-
-    def __iter__(self) -> Any:
-        return iter(self._dataset.features)
-
-    def __len__(self) -> int:
-        return len(self._dataset.features)
-
-    def __getitem__(self, name: str) -> list[Any]:
-        if self._dataset.format["type"] == "custom":  # datasets 4.0 hands the function one column, where it reads rows
-            return [row[name] for row in self._dataset]
-        return list(self._dataset[name])
-
-
 def _accepts(x: object, options: Options) -> bool:
     # by name: an object that is not theirs must not cost the import
     return any(base.__module__ == "datasets.arrow_dataset" and base.__name__ == "Dataset" for base in type(x).__mro__)
@@ -69,6 +51,11 @@ def _read(x: Any, options: Options) -> Table:
     texts = reads_text(list(typed), options, pictures)
     first = x.remove_columns(pictures)[0] if len(x) and len(pictures) < len(typed) else {}
     names = [f"row {index}" for index in range(len(x))]
+
+    def read(name: str) -> list[Any]:
+        if x.format["type"] == "custom":  # datasets 4.0 hands the function one column, where it reads rows
+            return [row[name] for row in x]
+        return list(x[name])
 
     def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
         import datasets
@@ -92,7 +79,7 @@ def _read(x: Any, options: Options) -> Table:
     found = Columns(
         where=where,
         name=where,
-        columns=_HubCells(x),
+        columns=LazyColumns(list(typed), read),
         names=names,
         pictures_of=pictures_of,
         types={

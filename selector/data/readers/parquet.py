@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from selector.data._files import files_of, split_of
 from selector.data._hashing import FileMemory
 from selector.data._items import SubsetItems
 from selector.data._tabular import other_columns
-from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS, Columns, reads_text, table_of
+from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS, Columns, LazyColumns, reads_text, table_of
 from selector.data.reader import Options, reader, split_rank
 from selector.modalities.image import content_hash, read_image_file
 
@@ -98,32 +98,6 @@ class ParquetItems:
         if len(self._kept) > _KEPT_GROUPS:
             self._kept.popitem(last=False)
         return column
-
-
-class _Cells(Mapping[str, Any]):
-    """Columns of several parquet files, each read when it is asked for, and then kept."""
-
-    def __init__(self, files: Sequence[Path], names: Sequence[str]) -> None:
-        self._files, self._names = files, list(names)
-        self._read: dict[str, list[Any]] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __getitem__(self, name: str) -> list[Any]:
-
-        if name not in self._names:
-            raise KeyError(name)
-        if name not in self._read:
-            found: list[Any] = []
-            for path in self._files:
-                for cells in column_cells(path, name):
-                    found += cells
-            self._read[name] = found
-        return self._read[name]
 
 
 def column_cells(path: Path, name: str) -> Iterator[list[object]]:
@@ -223,6 +197,9 @@ def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -
     lists = [name for name in schema.names if _inner(schema.field(name).type) is not None]
     texts = reads_text(schema.names, options, declared(schema, "Image"))
 
+    def read(name: str) -> list[object]:
+        return [cell for path in files for cells in column_cells(path, name) for cell in cells]
+
     def require(chosen: Sequence[str]) -> None:
         for path in files[1:]:
             other = pq.read_schema(path).names
@@ -243,11 +220,10 @@ def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -
         chosen = list(rows)
         return SubsetItems(items, np.array(chosen)), [names[row] for row in chosen], [hashes[row] for row in chosen]
 
-    columns = _Cells(files, schema.names)
     found = Columns(
         where=str(root) if texts or len(files) > 1 or root.is_dir() else str(files[0]),
         name=root.name if root.is_dir() else root.stem,
-        columns=columns,
+        columns=LazyColumns(schema.names, read),
         names=[
             f"{said if not texts else path.name}:{row}"
             for path, said, count in zip(files, shown, counts, strict=True)

@@ -10,17 +10,14 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._boxes import BoxCells, is_boxes
 from selector.data._items import is_tensor
-from selector.data._memory import raw_image
+from selector.data._memory import is_mask, raw_image
 from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS
-from selector.data.reader import Found, Options, reader
+from selector.data.reader import Options, annotated, reader
 from selector.modalities.image import content_hash
 
 _LABELS = ("label", "labels", "target", "class", *MASK_COLUMNS, "y")
@@ -101,7 +98,7 @@ def _read(x: Any, options: Options) -> Table:
     for index in range(len(items)):
         image, label = items.pair(index)
         hashes.append(content_hash(image))
-        masks = masks or _is_mask(label)
+        masks = masks or is_mask(label)
         labels.append(None if masks else _plain(label))
     if hashes and content_hash(items[0]) != hashes[0]:
         raise TargetError(
@@ -110,21 +107,14 @@ def _read(x: Any, options: Options) -> Table:
     boxes = bool(labels) and not masks and all(label is None or is_boxes(label) for label in labels)
     names = [f"item {index}" for index in range(len(hashes))]
     schema = {"box_format": "xyxy" if "boxes" in (labels[0] or {}) else "xywh"} if boxes else {}
-    return Found(
-        where=where,
-        name=options.name or where.lower(),
-        items=items,
-        names=names,
-        labels=DatasetMasks(items) if masks else BoxCells(labels, names, where) if boxes else labels,
-        hashes=hashes,
-        class_names=None if masks or boxes else _class_names(x, labels),
+    return annotated(
+        Table(where, options.name or where.lower(), "image", items, names, hashes),
+        DatasetMasks(items) if masks else BoxCells(labels, names, where) if boxes else labels,
+        options,
         role="mask" if masks else "boxes" if boxes else "label",
+        class_names=None if masks or boxes else _class_names(x, labels),
         schema=schema,
-    ).table(options)
-
-
-def _is_mask(label: Any) -> bool:
-    return isinstance(label, Image.Image) or ((isinstance(label, np.ndarray) or is_tensor(label)) and label.ndim == 2)
+    )
 
 
 def _plain(label: object) -> object:
