@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, overload
 
@@ -75,7 +75,8 @@ def with_interval(
             if score.per_row is not None and how == "auto":
                 left_out = leave_out_rows(score.per_row, features)
             else:
-                left_out = np.array((each if together else _in_turn)(without, features.block_ids.tolist()))
+                blocks = features.block_ids.tolist()
+                left_out = np.array(each(without, blocks) if together else [without(block) for block in blocks])
                 if how == "halfway" and score.per_row is not None:
                     left_out = 0.5 * (left_out + leave_out_rows(score.per_row, features))
         except ProxyError as error:
@@ -89,10 +90,6 @@ def with_interval(
     return replace(
         score, low=max(score.value - half, bounds[0]), high=min(score.value + half, bounds[1]), blocks=left_out
     )
-
-
-def _in_turn(function: Callable[[int], float], items: Iterable[int]) -> list[float]:
-    return [function(item) for item in items]
 
 
 def leave_out_rows(per_row: np.ndarray, features: FeatureSet) -> np.ndarray:
@@ -237,9 +234,7 @@ def evaluate(
         ConfigError: no proxy has this name.
     """
     chosen: Any = registry.get(proxy) if isinstance(proxy, str) else proxy
-    name = (
-        proxy if isinstance(proxy, str) else getattr(chosen, "name", getattr(chosen, "__name__", type(chosen).__name__))
-    )
+    name = proxy_name(proxy)
     if isinstance(chosen, Proxy):
         check_applies(chosen, features)
     if seed is not None and seed != features.seed:

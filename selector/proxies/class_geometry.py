@@ -106,12 +106,7 @@ def nearest_class_mean(features: FeatureSet) -> Score:
         own, index = codes[start : start + len(z)], np.arange(len(z))
         distance = np.einsum("ij,ij->i", z, z)[:, None] - 2 * z @ means.T + squares
         n = counts[own].astype(float)
-        factor = np.divide(n, n - 1, out=np.full(len(n), np.inf), where=n > 1)
-        mine = (
-            np.maximum(distance[index, own], 0) * factor**2
-            if (n > 1).all()
-            else np.where(n > 1, np.maximum(distance[index, own], 0) * np.where(n > 1, factor, 0) ** 2, np.inf)
-        )
+        mine = np.where(n > 1, np.maximum(distance[index, own], 0) * (n / np.maximum(n - 1, 1)) ** 2, np.inf)
         distance[index, own] = np.inf
         # at equal distance the row counts as wrong
         per_row[start : start + len(z)] = mine < distance.min(axis=1)

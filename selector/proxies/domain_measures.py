@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selector.core.contracts import LabelKind, Score
+from selector.core.contracts import Score
 from selector.core.stats import best_temperature, softmax
 from selector.features import FeatureSet
 from selector.features.arrays import as_float
 from selector.linear import solve_head
-from selector.proxies._proxy import proxy
-
-LABELS = (LabelKind.CLASSES,)
+from selector.proxies._proxy import INVARIANCES, NAMES_OF_CLASSES, proxy
 
 
 def target_rows(features: FeatureSet) -> np.ndarray:
@@ -91,13 +89,12 @@ A_DISTANCE_ROWS = 2000  # rows a domain
 @proxy(
     "a-distance",
     summary="Minus the proxy A-distance: how little a linear classifier can tell the two domains apart.",
-    label_kinds=LABELS,
     needs_unlabeled=True,
     good="0 is two domains that look alike, −2 two that are told apart without an error.",
     source="Ben-David et al., NeurIPS 2006; Ganin et al., JMLR 2016",
     cost="two logistic regressions on at most 2,000 rows a domain",
     bounds=(-2.0, 0.0),
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     seeded=True,
     blocks="recompute",
     formula="−2(1 − 2ε), ε the error of a logistic regression with C·D = 10 on standardized columns, fitted on one half "
@@ -123,20 +120,17 @@ def a_distance(features: FeatureSet) -> Score:
 @proxy(
     "coral-distance",
     summary="Minus the distance of the two domains' covariances, as a share of their norms.",
-    label_kinds=LABELS,
     needs_unlabeled=True,
     good="0 is equal covariances, −1 covariances that share no direction.",
     source="Sun & Saenko, ECCV 2016 workshops, arXiv:1607.01719, eq. 1 (their loss is in the details)",
     cost="O((N + M)·D²)",
     bounds=(-1.0, 0.0),
-    invariances={
-        "row order", "class renaming", "absent classes", "column permutation", "rotation", "zero padding", "scale", "offset",
-    },
+    invariances=INVARIANCES,
     blocks="recompute",
     formula="−‖C_s − C_t‖_F / (‖C_s‖_F + ‖C_t‖_F); details: loss = ‖C_s − C_t‖²_F / (4D²).",
     deviations="Divided by the norms instead of 4D², so that models of other scales and widths can be compared.",
     domain="Second moments only: two domains with other means and equal covariances have distance 0.",
-)  # fmt: skip
+)
 def coral_distance(features: FeatureSet) -> Score:
     """Minus the relative distance; ``details``: the loss as published."""
     own, other = (np.cov(rows, rowvar=False, dtype=np.float64) for rows in (features.rows, target_rows(features)))
@@ -152,21 +146,18 @@ MMD_ROWS = 1000  # rows a domain
 @proxy(
     "mmd",
     summary="Minus the squared maximum mean discrepancy of the two domains.",
-    label_kinds=LABELS,
     needs_unlabeled=True,
     good="About 0 is two samples of one distribution, −2 two that share nothing.",
     source="Gretton et al., JMLR 2012, eq. 3 (unbiased)",
     cost="O(n²·D), n at most 1,000 rows a domain",
     seeded=True,
     bounds=(-2.0, 2.0),
-    invariances={
-        "row order", "class renaming", "absent classes", "column permutation", "rotation", "zero padding", "scale", "offset",
-    },
+    invariances=INVARIANCES,
     blocks="recompute",
     formula="−(mean k(s, s′) + mean k(t, t′) − 2 mean k(s, t)) over pairs of different rows, k = exp(−‖x − y‖²/m), m the "
     "median of ‖x − y‖² over all pairs.",
     domain="Compares marginals and knows no labels. With m the median, a shift of all rows by far saturates it.",
-)  # fmt: skip
+)
 def mmd(features: FeatureSet) -> Score:
     """Minus the unbiased estimate, which may exceed 0 by noise."""
     source, target = equal_samples(features, MMD_ROWS)
@@ -184,21 +175,12 @@ def mmd(features: FeatureSet) -> Score:
 @proxy(
     "pas",
     summary="How clearly rows of a target without labels fall to one class centroid of the source domain.",
-    label_kinds=LABELS,
     needs_unlabeled=True,
     good="0 is a target between the classes, 1 a target on the centroids.",
     source="PAS, ICLR 2026, arXiv:2604.09863 (quoted from its abstract)",
     cost="a product M × D × C",
     bounds=(0.0, 1.0),
-    invariances={
-        "row order",
-        "class renaming",
-        "absent classes",
-        "column permutation",
-        "rotation",
-        "zero padding",
-        "scale",
-    },
+    invariances=INVARIANCES - {"offset"},
     blocks="recompute",
     formula="Unit class centroids of the unit source rows; of each target row the cosine distances d₁ ≤ d₂ to the two nearest; "
     "mean of (d₂ − d₁)/d₂.",
@@ -221,13 +203,12 @@ STEPS, TOLERANCE = 1000, 1e-9
 @proxy(
     "label-shift",
     summary="Minus the total variation between the source's class shares and those estimated for the target.",
-    label_kinds=LABELS,
     needs_unlabeled=True,
     good="0 is the same class shares in both domains, −1 classes that do not overlap.",
     source="Saerens et al., Neural Computation 2002; calibrated as in Alexandari et al., ICML 2020, arXiv:1901.06852",
     cost="one head of the source domain and steps of M × C",
     bounds=(-1.0, 0.0),
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     seeded=True,
     blocks="recompute",
     formula="Expectation-maximization of the target's class shares q under probabilities p(y|x)·q(y)/p(y), p from the source's "
@@ -275,13 +256,12 @@ MEASURES = {
 @proxy(
     "target-accuracy",
     summary="Accuracy that a linear head of the source domain is expected to have on a target without labels.",
-    label_kinds=LABELS,
     needs_unlabeled=True,
     good="An accuracy: 1 is perfect, chance is that of the class shares.",
     source="Garg et al., ICLR 2022, arXiv:2201.04234 (average thresholded confidence), and the measures in its details",
     cost="one head of the source domain and the measures",
     bounds=(0.0, 1.0),
-    invariances={"row order", "class renaming", "absent classes"},
+    invariances=NAMES_OF_CLASSES,
     seeded=True,
     blocks="recompute",
     version=4,
