@@ -41,7 +41,6 @@ from selector.core.task import Task
 from selector.data import load_target
 from selector.extract import row_readers
 from selector.extract.inputs import ready
-from selector.extract.row_readers import Outputs
 from selector.modalities.pixels.transform import prepare
 from selector.sources._encoder import TorchEncoder
 from selector.tasks import task_of
@@ -170,7 +169,7 @@ def probed(spec: ModelSpec, target: Target, plan: RowPlan) -> list[float]:
             maps = encoder.maps(ready(pixels, encoder.preprocess))
             own = np.isin(plan.item, some)
             item = torch.from_numpy(np.searchsorted(some, plan.item[own]))
-            found.append(read.read(Outputs(maps=maps), item, torch.from_numpy(plan.place[own]), read.variants(encoder.strides)[0]))  # fmt: skip
+            found.append(read.read(maps, item, torch.from_numpy(plan.place[own]), read.variants(encoder.strides)[0]))  # fmt: skip
     rows, values = torch.cat(found).numpy(), []
     for facet in plan.facets.values():
         known = np.ones(len(rows), bool) if facet.mask is None else facet.mask.reshape(len(rows), -1).all(1)

@@ -32,7 +32,7 @@ class ExtractSettings:
     """How networks are run and where rows are read; the same for every job of a scan.
 
     Attributes:
-        reader: row reader of the task (``extract/readers``).
+        reader: row reader of the task (``extract.row_readers``).
         aspect: (height, width) of whole images at a short side of 224, for readers of feature maps; a network
             reads them at its own short side (``canvas_side``). None where items are prepared as the network says.
     """

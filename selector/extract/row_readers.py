@@ -1,14 +1,13 @@
-"""Row readers, one file each: from what a network gives for a batch to the rows of a ``RowPlan``.
+"""Row readers: from the feature maps that a network gives for a batch to the rows of a ``RowPlan``.
 
-A reader gets the outputs of one forward pass and the places of the rows in their items, and gives
+A reader gets the maps of one forward pass and the places of the rows in their images, and gives
 (R, D). Only rows leave it: feature maps are never stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from selector.core.registry import Registry
 
@@ -16,40 +15,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a network gives for a batch of B items.
+Maps: TypeAlias = "Sequence[tuple[int, Tensor]]"
+"""(stride, map (B, C, h, w)) of a batch of B images, the finest first."""
 
-    Attributes:
-        features: (B, D), or (W, D) where an item has several feature rows (words).
-        starts: (B + 1,) where those of each item begin in ``features``; None where an item has one.
-        maps: (stride, map (B, C, h, w)), the finest first.
-    """
-
-    features: Tensor | None = None
-    starts: Tensor | None = None
-    maps: Sequence[tuple[int, Tensor]] = ()
+OF_ITEMS = ("pooled", "word")
+"""Readers of no maps: rows are what ``Encoder.encode`` gives for an item, or for each word of it."""
 
 
 class RowReader(Protocol):
-    """A row reader.
-
-    Attributes:
-        needs_maps: it reads feature maps of whole images; else the features of ``Encoder.encode``.
-    """
-
-    needs_maps: bool
+    """A row reader."""
 
     def variants(self, strides: Sequence[int]) -> list[str]:
         """Feature variants that it can give of maps of these strides, the usual one first."""
         ...
 
-    def read(self, outputs: Outputs, item: Tensor, place: Tensor | None, variant: str) -> Tensor:
+    def read(self, maps: Maps, item: Tensor, place: Tensor, variant: str) -> Tensor:
         """Rows (R, D) in float32.
 
         Args:
             item: int64 (R,) positions in the batch.
-            place: (R, k) where in its item each row is read (``RowPlan.place``).
+            place: (R, k) where in its image each row is read (``RowPlan.place``).
             variant: one of ``variants``.
         """
         ...
@@ -60,48 +45,6 @@ reader = registry.instance
 """Class decorator: ``@reader("name")`` files one instance of the class."""
 
 
-@reader("pooled")
-class Pooled:
-    """See ``readers.Reader``."""
-
-    needs_maps = False
-
-    def variants(self, strides: Sequence[int]) -> list[str]:
-        """One: the features."""
-        return ["features"]
-
-    def read(self, outputs: Outputs, item: Tensor, place: Tensor | None, variant: str) -> Tensor:
-        """The features of each row's item."""
-        assert outputs.features is not None
-        return outputs.features[item].float()
-
-
-@reader("word")
-class Word:
-    """See ``readers.Reader``."""
-
-    needs_maps = False
-
-    def variants(self, strides: Sequence[int]) -> list[str]:
-        """One: the features."""
-        return ["features"]
-
-    def read(self, outputs: Outputs, item: Tensor, place: Tensor | None, variant: str) -> Tensor:
-        """The features of the words named by ``place`` (R, 1), from 0.
-
-        Raises:
-            IndexError: a text has fewer words.
-        """
-        assert outputs.features is not None
-        assert outputs.starts is not None
-        assert place is not None
-        number = place.reshape(-1).long()
-        rows = outputs.starts[item] + number
-        if bool((rows >= outputs.starts[item + 1]).any()) or bool((number < 0).any()):
-            raise IndexError("a row is read at a word that its text does not have.")
-        return outputs.features[rows].float()
-
-
 LAST, STAGES = "last", "stages"
 
 
@@ -109,28 +52,24 @@ LAST, STAGES = "last", "stages"
 class Point:
     """See ``readers.Reader``."""
 
-    needs_maps = True
-
     def variants(self, strides: Sequence[int]) -> list[str]:
         """``stages`` (all maps side by side), ``last``, and each earlier map: ``stage1`` is the finest."""
         if len(strides) < 2:
             return [LAST]
         return [STAGES, LAST, *(f"stage{i}" for i in range(1, len(strides)))]
 
-    def read(self, outputs: Outputs, item: Tensor, place: Tensor | None, variant: str) -> Tensor:
+    def read(self, maps: Maps, item: Tensor, place: Tensor, variant: str) -> Tensor:
         """Rows (R, D); of ``stages`` the D of all maps add up."""
         import torch
 
         from selector.modalities.pixels.maps import read_points
 
-        assert place is not None
-        maps = [found for _, found in outputs.maps]
         if variant == LAST:
             maps = maps[-1:]
         elif variant != STAGES:
             number = int(variant.removeprefix("stage"))
             maps = maps[number - 1 : number]
-        return torch.cat([read_points(found, item, place) for found in maps], 1)
+        return torch.cat([read_points(found, item, place) for _, found in maps], 1)
 
 
 _CELLS = 7
@@ -143,8 +82,6 @@ FITTING = "fitting"
 class Box:
     """See ``readers.Reader``."""
 
-    needs_maps = True
-
     def variants(self, strides: Sequence[int]) -> list[str]:
         """``fitting`` (by size), ``last``, and ``stages`` (all maps side by side).
 
@@ -153,12 +90,10 @@ class Box:
         """
         return [FITTING, LAST, STAGES] if len(set(strides)) > 1 else [LAST]
 
-    def read(self, outputs: Outputs, item: Tensor, place: Tensor | None, variant: str) -> Tensor:
+    def read(self, maps: Maps, item: Tensor, place: Tensor, variant: str) -> Tensor:
         """Rows (R, D)."""
         import torch
 
-        assert place is not None
-        maps = list(outputs.maps)
         if variant == LAST or len({stride for stride, _ in maps}) < 2:
             return read_boxes(maps[-1][1], item, place)
         if variant == STAGES:

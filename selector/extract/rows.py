@@ -1,7 +1,7 @@
 """Rows of features at the places of a ``RowPlan``: one forward pass a batch, only rows are kept.
 
-Pooled features and words run on any backend; feature maps run in eager torch (or onnxruntime), because
-what is read off them is a small part of what a compiled graph would have to hand over.
+Feature maps run in eager torch (or onnxruntime), because what is read off them is a small part of what a compiled graph
+would have to hand over.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from selector.core.table import RowPlan
 from selector.extract import backend_table
 from selector.extract.backend_choice import MIN_COSINE, MIN_NEIGHBORS, agreement
 from selector.extract.backends import PRECISIONS, check_choice
-from selector.extract.encode import Commits, Runner, not_finite, open_runner, prefetched, resolve_device
+from selector.extract.encode import Commits, not_finite, open_runner, prefetched, resolve_device
 from selector.extract.extraction import ExtractionRun
-from selector.extract.inputs import Batch, Batches, Cut, in_order
+from selector.extract.inputs import Batch, Batches, in_order
 from selector.extract.job import ExtractJob, versioned
 from selector.extract.multi_tap import Around
-from selector.extract.row_readers import Outputs, RowReader, registry
+from selector.extract.row_readers import RowReader, registry
 from selector.extract.workspace import Workspace
 from selector.modalities.pixels.maps import canvas_encoder, canvas_side
 from selector.store.entry import Entry
@@ -166,10 +166,9 @@ class MapRunner:
             batch = items.ready(items.staged(pixels, device), self.encoder.preprocess, device, self._dtype)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._mixed):
                 maps = self._tapped.maps(batch)
-            outputs = Outputs(maps=maps)
             on = maps[0][1].device
             where = torch.from_numpy(item).to(on), torch.from_numpy(place).to(on)
-            return {v: reader.read(outputs, *where, v).cpu().numpy() for v in variants}
+            return {v: reader.read(maps, *where, v).cpu().numpy() for v in variants}
 
 
 def open_map_runner(
@@ -232,94 +231,44 @@ def _may_lower(device: str, module: Any) -> bool:
 
 
 def extract_rows(
-    runner: Runner | MapRunner,
+    runner: MapRunner,
     inputs: Batches,
     items: NDArray[np.int64],
-    places: np.ndarray | None = None,
-    reader: str = "pooled",
+    places: np.ndarray,
+    reader: str,
     variants: Sequence[str] | None = None,
-    *,
-    cut: Cut = in_order,
 ) -> Iterator[RowChunk]:
-    """Read rows off some items, batch by batch.
+    """Read rows off some images, batch by batch.
 
     Args:
-        runner: ``open_runner`` for features, ``open_map_runner`` for readers that need maps.
-        inputs: the prepared items of the target, by position.
-        items: (R,) position of the item of each row, ascending (``RowPlan.item``).
+        inputs: the prepared images of the target, by position.
+        items: (R,) position of the image of each row, ascending (``RowPlan.item``).
         places: (R, k) of ``RowPlan.place``.
-        reader: its name in ``extract/readers``.
+        reader: its name in ``extract.row_readers``.
         variants: feature variants that are wanted; the usual one by default.
-        cut: how items are put into batches; with the default, rows come in the order of the plan.
 
     Yields:
-        The rows of each batch; memory is that of two batches, whatever the number of items.
+        The rows of each batch, in the order of the plan; memory is that of two batches, whatever the number of images.
 
     Raises:
-        SourceError: rows that are not finite, too little memory, or a reader that needs maps and a runner without.
-    Cost: one forward pass per item.
+        SourceError: rows that are not finite, too little memory, or a variant that there is not.
+    Cost: one forward pass per image.
     """
     read = registry.get(reader)
-    if read.needs_maps is not isinstance(runner, MapRunner):
+    known = read.variants(runner.encoder.strides)
+    wanted = list(variants or known[:1])
+    if unknown := sorted(set(wanted) - set(known)):
         raise SourceError(
-            f"row reader '{reader}' needs {'feature maps: open_map_runner' if read.needs_maps else 'features: open_runner'}."
-        )
-    strides = runner.encoder.strides if read.needs_maps else ()
-    wanted = list(variants or read.variants(strides)[:1])
-    if unknown := sorted(set(wanted) - set(read.variants(strides))):
-        raise SourceError(
-            f"{runner.encoder.name}: row reader '{reader}' has no variant '{unknown[0]}'; known: "
-            f"{', '.join(read.variants(strides))}."
+            f"{runner.encoder.name}: row reader '{reader}' has no variant '{unknown[0]}'; known: {', '.join(known)}."
         )
     order = np.argsort(items, kind="stable")
     ordered = items[order]
-    batches = cut(np.unique(items), runner.batch_size)
-    stream = _mapped if isinstance(runner, MapRunner) else _pooled
-    for batch, found in stream(runner, inputs, batches, read, wanted, order, ordered, places):  # type: ignore[arg-type]
-        yield RowChunk(batch, found)
-
-
-def _rows_in(
-    part: NDArray[np.int64], order: NDArray[np.int64], ordered: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(rows of the plan, position of each one's item in the batch) of a batch of items, item after item."""
-    begin, end = np.searchsorted(ordered, part, "left"), np.searchsorted(ordered, part, "right")
-    rows = np.concatenate([order[a:b] for a, b in zip(begin, end, strict=True)])
-    return rows, np.repeat(np.arange(len(part)), end - begin)
-
-
-def _mapped(
-    runner: MapRunner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: RowReader, variants: Sequence[str],
-    order: NDArray[np.int64], ordered: NDArray[np.int64], places: np.ndarray | None,
-) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
-    assert places is not None
+    batches = in_order(np.unique(items), runner.batch_size)
     for part, pixels in zip(batches, prefetched(inputs, batches), strict=True):
-        rows, item = _rows_in(part, order, ordered)
-        yield rows, runner.read(pixels, item, places[rows].astype(np.float32), reader, variants)
-
-
-def _pooled(
-    runner: Runner, inputs: Batches, batches: Sequence[NDArray[np.int64]], reader: RowReader, variants: Sequence[str],
-    order: NDArray[np.int64], ordered: NDArray[np.int64], places: np.ndarray | None,
-) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]]:  # fmt: skip
-    import torch
-
-    counts: list[NDArray[np.int64]] = []
-
-    def counted() -> Iterator[Batch]:
-        for batch in prefetched(inputs, batches):
-            of_words = getattr(batch, "counts", None)
-            counts.append(np.ones(len(batch), np.int64) if of_words is None else of_words.numpy())
-            yield batch
-
-    for part, (number, features) in zip(batches, enumerate(runner.stream(counted())), strict=True):
-        if not np.isfinite(features).all():
-            raise not_finite(f"{runner.encoder.name}: features", runner.identity["precision"])
-        rows, item = _rows_in(part, order, ordered)
-        starts = torch.from_numpy(np.concatenate([[0], np.cumsum(counts[number])]))
-        outputs = Outputs(torch.from_numpy(features), starts)
-        place = None if places is None else torch.from_numpy(places[rows])
-        yield rows, {v: reader.read(outputs, torch.from_numpy(item), place, v).numpy() for v in variants}
+        begin, end = (np.searchsorted(ordered, part, side) for side in ("left", "right"))
+        rows = np.concatenate([order[a:b] for a, b in zip(begin, end, strict=True)])
+        item = np.repeat(np.arange(len(part)), end - begin)
+        yield RowChunk(rows, runner.read(pixels, item, places[rows].astype(np.float32), read, wanted))
 
 
 _ROWS_AT_ONCE = 8192  # in memory before they are written, and fewer where they take long (``Commits``)

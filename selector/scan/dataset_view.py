@@ -16,7 +16,7 @@ from selector import data as targets
 from selector import modalities, tasks
 from selector.core.contracts import UNLABELED, Target
 from selector.core.table import Facet, RowPlan
-from selector.extract.row_readers import registry as readers
+from selector.extract.row_readers import OF_ITEMS
 from selector.results import Measurement, ModelResult
 from selector.store import FeatureStore
 from selector.tasks import task_for
@@ -49,7 +49,7 @@ def reader_of(target: Target) -> str:
 
 def reads_maps(target: Target) -> bool:
     """Whether its rows are read off feature maps of whole images."""
-    return readers.get(reader_of(target)).needs_maps
+    return reader_of(target) not in OF_ITEMS
 
 
 class Rows:

@@ -10,7 +10,7 @@ import torch
 from selector.core.errors import SourceError
 from selector.extract.backend_choice import Agreement
 from selector.extract.inputs import ready
-from selector.extract.row_readers import Outputs, level_of, registry
+from selector.extract.row_readers import level_of, registry
 from selector.extract.rows import JUDGED_ON, MapRunner, canvas_encoder, extract_rows, open_map_runner
 from selector.modalities.image import canvas_of
 from selector.modalities.pixels.maps import read_points
@@ -39,12 +39,12 @@ def test_points_are_read_bilinearly(shape):
     place = RNG.random((40, 2)).astype(np.float32)
     place[:4] = [[0, 0], [1, 1], [0.5, 0], [0, 1]]
     place[4] = [(2 + 0.5) / shape[3] if shape[3] > 2 else 0.5, 0.5 / shape[2]]  # a cell's own middle
-    outputs = Outputs(maps=[(4, torch.from_numpy(found)), (8, torch.from_numpy(found[:, :1, ::2]))])
-    rows = registry.get("point").read(outputs, torch.from_numpy(item), torch.from_numpy(place), "stage1").numpy()
+    maps = [(4, torch.from_numpy(found)), (8, torch.from_numpy(found[:, :1, ::2]))]
+    rows = registry.get("point").read(maps, torch.from_numpy(item), torch.from_numpy(place), "stage1").numpy()
     expected = np.stack([bilinear(found[i], *p) for i, p in zip(item, place.tolist(), strict=True)])
     np.testing.assert_allclose(rows, expected, atol=1e-5)
-    both = registry.get("point").read(outputs, torch.from_numpy(item), torch.from_numpy(place), "stages").numpy()
-    last = registry.get("point").read(outputs, torch.from_numpy(item), torch.from_numpy(place), "last").numpy()
+    both = registry.get("point").read(maps, torch.from_numpy(item), torch.from_numpy(place), "stages").numpy()
+    last = registry.get("point").read(maps, torch.from_numpy(item), torch.from_numpy(place), "last").numpy()
     np.testing.assert_array_equal(both, np.concatenate([rows, last], 1))
 
 
@@ -78,9 +78,9 @@ def test_boxes_are_read_from_the_map_that_fits_them():
     maps = [RNG.normal(size=(2, c, 224 // s, 416 // s)).astype(np.float32) for s, c in sizes]
     item, place = np.sort(RNG.integers(0, 2, 30)), boxes(30)
     place[0], place[1] = [0, 0, 1, 1], [0.5, 0.5, 0.52, 0.53]
-    outputs = Outputs(maps=[(s, torch.from_numpy(m)) for (s, _), m in zip(sizes, maps, strict=True)])
+    given = [(s, torch.from_numpy(m)) for (s, _), m in zip(sizes, maps, strict=True)]
     where = torch.from_numpy(item), torch.from_numpy(place)
-    rows = registry.get("box").read(outputs, *where, "fitting").numpy()
+    rows = registry.get("box").read(given, *where, "fitting").numpy()
     begins = np.cumsum([0, 2, 3, 2, 4])
     levels = set()
     for row, i, box in zip(rows, item, place, strict=True):
@@ -91,8 +91,8 @@ def test_boxes_are_read_from_the_map_that_fits_them():
         expected[begins[level] : begins[level + 1]] = box_mean(maps[level][i], box)
         np.testing.assert_allclose(row, expected, atol=2e-5)
     assert levels == {0, 1, 2}
-    stages = registry.get("box").read(outputs, *where, "stages").numpy()
-    single = registry.get("box").read(Outputs(maps=outputs.maps[-1:]), *where, "last").numpy()
+    stages = registry.get("box").read(given, *where, "stages").numpy()
+    single = registry.get("box").read(given[-1:], *where, "last").numpy()
     np.testing.assert_array_equal(stages[:, 7:], single)
     np.testing.assert_allclose(single[3], box_mean(maps[-1][item[3]], place[3]), atol=2e-5)
 
@@ -159,23 +159,12 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch):
     np.testing.assert_allclose(rows, expected.features["stages"], rtol=1e-4, atol=1e-5)
 
 
-def test_what_does_not_fit_together_is_named():
+def test_a_variant_that_the_maps_have_not_is_named():
     encoder = canvas_encoder(load(spec("timm:test_resnet")), (64, 64))
-    runner = open_map_runner(encoder, device="cpu")
     photos, items = Photos(np.zeros((1, 64, 64, 3), np.uint8)), np.zeros(1, int)
-    with pytest.raises(SourceError, match="row reader 'pooled' needs features: open_runner"):
-        next(extract_rows(runner, photos, items))
+    runner = open_map_runner(encoder, device="cpu")
     with pytest.raises(SourceError, match="'point' has no variant 'stage9'; known: stages, last, stage1"):
         next(extract_rows(runner, photos, items, np.zeros((1, 2)), "point", ["stage9"]))
-
-
-def test_words_are_found_by_their_number():
-    features = torch.arange(12.0).reshape(6, 2)
-    outputs = Outputs(features, torch.tensor([0, 2, 2, 6]))
-    rows = registry.get("word").read(outputs, torch.tensor([0, 2, 2]), torch.tensor([[1], [0], [3]]), "features")
-    assert rows[:, 0].tolist() == [2.0, 4.0, 10.0]
-    with pytest.raises(IndexError, match="a word that its text does not have"):
-        registry.get("word").read(outputs, torch.tensor([0]), torch.tensor([[2]]), "features")
 
 
 def test_a_canvas_is_tried_once(monkeypatch):

@@ -28,7 +28,6 @@ from selector.core.task import NotFinite
 from selector.data import load_target
 from selector.deploy import export_onnx, load_model, save_model
 from selector.extract.inputs import ready
-from selector.extract.row_readers import Outputs
 from selector.extract.row_readers import registry as readers
 from selector.modalities.pixels.augmentation import augmented
 from selector.modalities.pixels.transform import prepare
@@ -145,7 +144,7 @@ def test_points_depend_on_picture_and_seed_and_stand_at_pixel_centers():
     # read off a map of the image's own size, a row is its pixel
     picture = np.arange(600, dtype=np.float32).reshape(1, 1, 20, 30)
     rows = readers.get("point").read(
-        Outputs(maps=[(1, torch.from_numpy(picture))]), torch.zeros(10, dtype=torch.int64),
+        [(1, torch.from_numpy(picture))], torch.zeros(10, dtype=torch.int64),
         torch.from_numpy(relative(first, (20, 30))), "last",
     )  # fmt: skip
     np.testing.assert_allclose(rows[:, 0].numpy(), picture[0, 0][first[:, 0], first[:, 1]], atol=1e-3)
