@@ -18,7 +18,7 @@ import numpy as np
 
 from selector import modalities
 from selector.core.contracts import UNLABELED, LabelKind, Target, noun_of
-from selector.core.errors import OptionError, TargetError, did_you_mean
+from selector.core.errors import OptionError, TargetError, did_you_mean, first_line
 from selector.core.held_out_labels import UNKNOWN, SealedLabels
 from selector.core.table import Table
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
@@ -30,6 +30,7 @@ from selector.data._text_rows import csv_cells, read_objects, read_utf8
 from selector.data.assembly import fingerprint
 from selector.data.columns import table_of
 from selector.data.reader import SPLIT_NAMES, Options, reader_of
+from selector.data.readers.parquet import DAMAGE, column_cells
 from selector.data.splits import draw_order
 from selector.modalities.image import is_image_name
 from selector.tasks._read_labels import declared_names, first_of, is_gap, labels_of
@@ -208,14 +209,15 @@ def _table(path: Path, options: Options) -> Table:
 
 def _parquet_table(path: Path, options: Options) -> Table:
     import pandas
-    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        frame = pandas.read_parquet(path)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise TargetError(
-            f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); write it again."
-        ) from None
+        names = [name for name in pq.read_schema(path).names if not name.startswith("__index_level_")]  # pandas' own
+        # column by column and measured: a small file may unpack to more than the memory
+        cells = {name: [cell for part in column_cells(path, name) for cell in part] for name in names}
+    except DAMAGE as error:
+        raise TargetError(f"{path}: not a readable parquet file ({first_line(error)}); write it again.") from None
+    frame = pandas.DataFrame(cells)
     column = _label_column(frame.columns, options)
     if column not in frame.columns:
         frame[column] = None

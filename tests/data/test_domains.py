@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -203,6 +205,15 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
     texts = [f"text number {i}" for i in range(30)]
     with pytest.raises(TargetError, match=message):
         load_target(tmp_path / name, source_domain=(texts, ["no", "yes"] * 15))
+
+
+def test_parquet_that_unpacks_to_too_much(tmp_path):
+    """A column of one long value, whose codes take a kilobyte, is measured before it is made."""
+    held = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1000, np.int32)), ["x" * 1_000_000])
+    pq.write_table(pa.table({"text": held}), tmp_path / "x.parquet")
+    texts = [f"text number {i}" for i in range(30)]
+    with pytest.raises(TargetError, match=r"x\.parquet: it unpacks to 1\.\d GB"):
+        load_target(tmp_path / "x.parquet", source_domain=(texts, ["no", "yes"] * 15))
 
 
 def test_tables_are_read_as_labeled_ones(tmp_path):
