@@ -75,7 +75,7 @@ class RowPlan:
         place: (R, k) where in its item a row is read, in relative coordinates (a point: x, y in 0..1; a box:
             x0, y0, x1, y1 in 0..1; a word: its number); None where an item is a row.
         facets: row problems on the same features, by name. Classification has one; detection two.
-        reader: name of the row reader in ``extract/readers``: pooled, word, point, box.
+        reader: name of the row reader in ``extract.row_readers``: pooled, word, point, box.
     """
 
     item: np.ndarray

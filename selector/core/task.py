@@ -207,7 +207,7 @@ class Task(ABC):
         balance, label_smoothing: as ``configured``.
         adapts: it learns from one domain for another that has no labels: what was measured before of labeled targets
             does not tell of it, and what is measured is not comparable with that.
-        reader: how rows are read off a network (``extract/readers``).
+        reader: how rows are read off a network (``extract.row_readers``).
         tie_breaker: a metric that orders candidates of equal value (accuracy ties are common on few items).
         batch_size: items a step at most; see ``batch``.
         probe_rows: rows that a probe is solved on, at most; None for all, 0 where no linear layer starts its heads.

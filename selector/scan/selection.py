@@ -122,7 +122,7 @@ def expand(
             them in a string.
         pooling: ``own``, ``avg``, ``max``, ``cls``; likewise. None for each model's own.
 
-        of_maps: variants are those of a row reader (``extract/readers``), which names them.
+        of_maps: variants are those of a row reader (``extract.row_readers``), which names them.
 
     Raises:
         ConfigError: an unknown pooling.

@@ -335,7 +335,7 @@ def test_cached_hub_weights_load_without_the_network(home, links):
     cached(home, f"timm/{MODEL}", {"model.safetensors": content}, links)
     named, short = (ModelSpec(source=f"timm:{name}") for name in (MODEL, "test_resnet"))
     identity = registry.get("timm").identify(named)
-    assert identity["weights"] == f"hub:{hashlib.sha256(content).hexdigest()}" if links else "xxh128:"
+    assert identity["weights"].startswith(f"hub:{hashlib.sha256(content).hexdigest()}" if links else "xxh128:")
     assert registry.get("timm").identify(short) == identity  # the default tag is spelled out
     encoder = load(named)
     batch = images(encoder)
