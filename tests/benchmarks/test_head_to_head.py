@@ -6,8 +6,10 @@ from benchmarks.rows import read_rows
 PAGE = TABLE.parent.parent.parent / "docs" / "benchmarks" / "head-to-head.md"
 COLUMNS = {
     "selector": "selector",
+    "no refit": "selector, no refit",
     "linear probe": "linear probe",
     "plain script": "plain script",
+    "torchvision": "torchvision recipe",
     "fastai": "fastai fine_tune",
     "AutoGluon": "autogluon",
     "Trainer, 20 epochs": "trainer, 20 epochs",
