@@ -26,13 +26,23 @@ def caches_below(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What fixtures of a module or a session use: never the user's own cache folders and history."""
+    """What fixtures of a session use: never the user's own cache folders and history."""
     with pytest.MonkeyPatch.context() as patch:
         caches_below(tmp_path_factory.mktemp("shared-cache"), patch)
         patch.setenv("COLUMNS", "160")  # tables are as wide in a worker of pytest-xdist as anywhere
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # each command would compile the package anew: a second
         patch.setenv("RAY_worker_niceness", "0")  # at Ray's 15 its workers starve beside the tests of another core
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures of a module use: a confirmed run of another module of this worker is none of their history."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("module-cache")
+        caches_below(folder, patch)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
