@@ -30,12 +30,15 @@ def main() -> None:
         optimizer: torch.optim.Optimizer = torch.optim.SGD(module.parameters(), 0.001, momentum=0.9)
         loss_of: nn.Module = nn.CrossEntropyLoss()
     else:
+        from PIL import ImageOps
         from timm.data import create_transform
         from timm.loss import LabelSmoothingCrossEntropy
         from timm.optim import create_optimizer_v2
         from timm.utils import ModelEmaV3
         from torchvision.transforms.functional import to_pil_image
 
+        keep_bits = ImageOps.posterize  # timm's policy asks for 0 bits now and then, which Pillow refuses
+        ImageOps.posterize = lambda image, bits: keep_bits(image, max(1, bits))
         prepare = create_transform(
             SIZE, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", hflip=mirrored, re_prob=0.25,
             mean=(0, 0, 0), std=(1, 1, 1),
