@@ -5,9 +5,7 @@
 ``results/backends.csv`` has a row per model and kind of processor: images per second of one core, of the fastest batch in
 memory, the processor seconds that converting and compiling took (what other programs take counts in neither), and whether
 the features in bfloat16 agree with those in float32 on 128 photos. ``selector/extract/backend_table.csv`` is made of all
-its rows: the median by family and kind of processor. Rows of processors with AMX come from whole extractions instead,
-stages torch, second and naive of ``results/bench_extract_models.csv``, which were measured on one; their set-up, and their
-gain in float32, which AMX has no part in, are those of the batches.
+its rows: the median by family and kind of processor.
 """
 
 from __future__ import annotations
@@ -63,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows.append(_measured(spec, photos, Path(folder)))
                 print(rows[-1], file=sys.stderr, flush=True)
                 write_rows(args.out, rows, COLUMNS)
-    whole = read_rows(RESULTS / "bench_extract_models.csv")
-    write_rows(args.table, [*amx_rows(whole, rows), *table_of(rows)])
+    write_rows(args.table, table_of(rows))
     return 0
 
 
@@ -112,29 +109,6 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "networks": len(members),
         }
         for (cpu, family), members in sorted(groups.items())
-    ]  # fmt: skip
-
-
-def amx_rows(whole: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The medians of extractions on a processor with AMX, of the networks that ran in OpenVINO there."""
-    took = {(row["stage"], row["model"]): row for row in whole if row["status"] == "ok"}
-    families: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if took.get(("second", row["model"]), {}).get("backend") == "openvino":
-            families[row["family"]].append(row)
-
-    def seconds(stage: str, row: Mapping[str, Any]) -> float:
-        found = took[stage, row["model"]]
-        return float(found["extract_s"]) / float(found["images"])
-
-    return [
-        {
-            **table_of(members)[0], "cpu": "amx",
-            "eager_bfloat16": _median(seconds("naive", m) / seconds("torch", m) for m in members),
-            "openvino_bfloat16": _median(seconds("naive", m) / seconds("second", m) for m in members),
-            "keeps": int(statistics.mean(took["second", m["model"]]["precision"] == "bfloat16" for m in members) >= 0.5),
-        }
-        for _, members in sorted(families.items())
     ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import logging
 import math
@@ -501,6 +502,17 @@ def test_rounded_features_give_no_figure_of_a_saved_frozen_model(tmp_path: Path,
     right = (said.argmax(1).numpy() == target.labels[test]).mean()
     assert right < 0.6  # the features say nothing about these pictures
     assert measured == pytest.approx(right) if rounded else measured > 0.8
+
+
+def test_the_latency_of_a_single_item_keeps_no_time_for_test_items(tmp_path: Path) -> None:
+    target, ticks = small_target(), itertools.count(0.0, 0.001)
+    features = np.random.default_rng(0).normal(size=(len(target), 128)).astype(np.float32)
+    slow = candidate(MNIST, rounded=True, latency=10.0)  # by it, reading the test items would take the whole budget
+    result = confirmed(
+        tmp_path, [slow], target, budget_seconds=60.0, now=lambda: next(ticks), max_steps=30,
+        features_for=lambda _, items: features[items],
+    )  # fmt: skip
+    assert [(m.strategy, m.status, m.steps) for m in result.measurements["mnist_cnn"][1:]] == [("full", "ok", 30)]
 
 
 @pytest.mark.parametrize(("side", "reduced"), [(32, True), (96, False)])
