@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,14 +20,12 @@ Blocks = Literal["auto", "recompute", "halfway", "own"]
 Function = Callable[..., "Score | float"]
 
 
-@dataclass(frozen=True, eq=False)
-class Proxy:
-    """A scoring function and its card.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Card:
+    """What is known of a scoring function.
 
     Attributes:
         name: in the registry.
-        function: ``(FeatureSet, **params) -> Score | float``; called for several parts of a feature set at a
-            time, each in a thread of its own, so it keeps no state between calls.
         summary: one line: what it measures.
         good: what a good value is, for a person.
         source: publication.
@@ -50,17 +48,16 @@ class Proxy:
         version: raised whenever values change; part of the key of stored scores.
     """
 
-    name: str
-    function: Function
+    name: str = field(kw_only=False)
     summary: str
-    good: str
-    source: str
-    cost: str
-    label_kinds: frozenset[LabelKind]
+    label_kinds: Collection[LabelKind | str] = (LabelKind.CLASSES,)
+    good: str = "Higher is better."
+    source: str = ""
+    cost: str = ""
     needs_source_logits: bool = False
     needs_unlabeled: bool = False
     bounds: tuple[float, float] = (-math.inf, math.inf)
-    invariances: frozenset[str] = frozenset({"row order"})
+    invariances: Collection[str] = ("row order",)
     seeded: bool = False
     formula: str = ""
     deviations: str = ""
@@ -70,6 +67,28 @@ class Proxy:
     version: int = 1
 
     def __post_init__(self) -> None:
+        unknown = set(self.invariances) - INVARIANCES
+        if unknown:
+            raise ConfigError(
+                f"proxy '{self.name}': unknown invariance '{sorted(unknown)[0]}'. Known: {', '.join(sorted(INVARIANCES))}."
+            )
+        object.__setattr__(self, "label_kinds", frozenset(LabelKind(kind) for kind in self.label_kinds))
+        object.__setattr__(self, "invariances", frozenset(self.invariances))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Proxy(Card):
+    """A scoring function and its card.
+
+    Attributes:
+        function: ``(FeatureSet, **params) -> Score | float``; called for several parts of a feature set at a
+            time, each in a thread of its own, so it keeps no state between calls.
+    """
+
+    function: Function
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # the registry tells definitions apart by these
         object.__setattr__(self, "__module__", self.function.__module__)
         object.__setattr__(self, "__qualname__", self.function.__qualname__)
@@ -123,26 +142,7 @@ registry: Registry[Proxy] = Registry(
 )
 
 
-def proxy(
-    name: str,
-    *,
-    summary: str,
-    label_kinds: Iterable[LabelKind | str] = (LabelKind.CLASSES,),
-    good: str = "Higher is better.",
-    source: str = "",
-    cost: str = "",
-    needs_source_logits: bool = False,
-    needs_unlabeled: bool = False,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
-    invariances: Iterable[str] = ("row order",),
-    seeded: bool = False,
-    formula: str = "",
-    deviations: str = "",
-    domain: str = "",
-    answers: Mapping[str, str] | None = None,
-    blocks: Blocks = "auto",
-    version: int = 1,
-) -> Callable[[Function], Proxy]:
+class proxy(Card):
     """Decorator that makes a function ``(FeatureSet, **params) -> Score | float`` a named proxy.
 
     Example:
@@ -157,33 +157,6 @@ def proxy(
     Raises:
         ConfigError: the name is taken, or an invariance is not one of ``INVARIANCES``.
     """
-    unknown = set(invariances) - INVARIANCES
-    if unknown:
-        raise ConfigError(
-            f"proxy '{name}': unknown invariance '{sorted(unknown)[0]}'. Known: {', '.join(sorted(INVARIANCES))}."
-        )
 
-    def decorate(function: Function) -> Proxy:
-        made = Proxy(
-            name=name,
-            function=function,
-            summary=summary,
-            good=good,
-            source=source,
-            cost=cost,
-            label_kinds=frozenset(LabelKind(kind) for kind in label_kinds),
-            needs_source_logits=needs_source_logits,
-            needs_unlabeled=needs_unlabeled,
-            bounds=bounds,
-            invariances=frozenset(invariances),
-            seeded=seeded,
-            formula=formula,
-            deviations=deviations,
-            domain=domain,
-            answers=answers or {},
-            blocks=blocks,
-            version=version,
-        )
-        return registry.register(name)(made)
-
-    return decorate
+    def __call__(self, function: Function) -> Proxy:
+        return registry.register(self.name)(Proxy(**vars(self), function=function))
