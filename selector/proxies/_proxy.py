@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ConfigError
@@ -44,7 +47,7 @@ class Card:
             of rows where the score has them, else computed again), ``recompute`` (always computed
             again: contributions miss that fewer rows also teach less), ``halfway`` (the mean of the two,
             where simulation finds contributions too narrow and fresh fits too wide), ``own`` (the function takes
-            ``blocks=True`` and fills ``Score.blocks`` and ``Score.interval_seconds`` itself).
+            ``blocks=True`` and gives them itself: ``with_blocks``).
         version: raised whenever values change; part of the key of stored scores.
     """
 
@@ -160,3 +163,9 @@ class proxy(Card):
 
     def __call__(self, function: Function) -> Proxy:
         return registry.register(self.name)(Proxy(**vars(self), function=function))
+
+
+def with_blocks(score: Score, left_out: Callable[[], np.ndarray | None]) -> Score:
+    """A score with its values without each block, and the time that these took."""
+    started = time.perf_counter()
+    return replace(score, blocks=left_out(), interval_seconds=time.perf_counter() - started)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from scipy.special import softmax
@@ -15,7 +13,7 @@ from selector.features import NUM_FOLDS, FeatureSet
 from selector.features.threads import capped, each
 from selector.linear import STRENGTHS, best_strength, standardize
 from selector.linear.logistic import Logistic, label_log_likelihood, log_likelihood
-from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy, with_blocks
 
 _TOLERANCES = ((5e8, 6e-5), (5e7, 6e-6), (0, 1e-6))
 """From which N·D·C on which predicted decrease of the loss a row will do: each leaves values some 3e-4 off,
@@ -78,12 +76,12 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     made = Score(float(per_row.mean()), per_row=restored, details=details)
     if not blocks:
         return made
-    started = time.perf_counter()
     blocks_of_rows = features.blocks[order]
-    left_out = np.array(
-        each(lambda block: problem.without(blocks_of_rows == block, strength, solution), features.block_ids)
-    )
-    return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
+
+    def without(block: int) -> float:
+        return problem.without(blocks_of_rows == block, strength, solution)
+
+    return with_blocks(made, lambda: np.array(each(without, features.block_ids)))
 
 
 def out_of_fold(features: FeatureSet, strength: float | None = None) -> np.ndarray:
