@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import softmax
@@ -131,7 +131,7 @@ class _Problem:
     """All folds of one cross-validation, rows sorted by fold."""
 
     loss = "softmax"
-    likelihood = staticmethod(log_likelihood)
+    likelihood: Callable[..., np.ndarray] = staticmethod(log_likelihood)
 
     def __init__(
         self,
