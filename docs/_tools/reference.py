@@ -333,20 +333,17 @@ def _zoo_file() -> str:
     parts = [
         "A zoo file is YAML: `version`, optional `defaults`, and a list of `models`. Check one with `selector zoo check --zoo FILE`.",
         "```yaml\nversion: 1\nmodels:\n  - timm: resnet50.a1_in1k\n  - name: mine\n    timm: resnet18\n"
-        "    weights: {file: weights/mine.safetensors}\n    license: mit\n    params: 11.2e6\n```".replace(
-            "11.2e6", "11200000"
-        ),
+        "    weights: {file: weights/mine.safetensors}\n    license: mit\n    params: 11200000\n```",
     ]
     holders = (
-        ("Zoo", "The file", "Zoo"),
-        ("Defaults", "`defaults`", "Defaults"),
-        ("ModelSpec", "A model", "ModelSpec"),
-        ("WeightsFile", "`weights`", "WeightsFile"),
-        ("PreprocessOverrides", "`preprocess`", "PreprocessOverrides"),
-        ("TextSettings", "`text`", "TextSettings"),
+        (spec.Zoo, "The file"),
+        (spec.Defaults, "`defaults`"),
+        (spec.ModelSpec, "A model"),
+        (spec.WeightsFile, "`weights`"),
+        (spec.PreprocessOverrides, "`preprocess`"),
+        (spec.TextSettings, "`text`"),
     )
-    for cls_name, title, _ in holders:
-        cls = getattr(spec, cls_name)
+    for cls, title in holders:
         told = entries(cls.__doc__, "Attributes")
         rows = [
             [
@@ -357,7 +354,9 @@ def _zoo_file() -> str:
             for key, field in cls.model_fields.items()
             if not field.exclude and key != "base"
         ]
-        intro = summary(cls.__doc__) if cls_name != "Defaults" else "Values for every model that does not set its own."
+        intro = (
+            summary(cls.__doc__) if cls is not spec.Defaults else "Values for every model that does not set its own."
+        )
         parts += [f"## {title}", intro, table(["key", "values", "meaning"], rows)]
     parts.append(
         "`timm: NAME` is short for `source: timm:NAME`; so is every other source: "
@@ -395,7 +394,6 @@ ZOO_KEYS = {
     "preprocess": "Changes to the model's image preprocessing, see below.",
     "tags": "Labels for `--tags`.",
     "license": "License of the weights, as SPDX writes it where it can.",
-    "licence": "License of the weights, as SPDX writes it where it can.",
     "name": "Unique name. Default: the source reference.",
     "source": "`source:model`, such as `timm:resnet50.a1_in1k` or `python:package.module:factory`.",
     "weights": "Default: the pretrained weights of the source. `none` starts at random, as a control. Or a file, see below.",
@@ -566,6 +564,9 @@ FIELDS = {
     "extract_seconds": "Extraction time.",
     "cached": "Whether all features came from the store.",
     "cost": "Measured costs.",
+    "fit": "Batch size and resolution at which scan and training fit the memory of the machine.",
+    "prompt": "Text put before every item.",
+    "texts_cut": "Number of texts that the model did not read to their end.",
     "value": "The value; none with a `reason`.",
     "low": "Lower end of the 90% interval.",
     "high": "Upper end.",
@@ -583,7 +584,6 @@ FIELDS = {
     "trained_parameters": "Parameters that moved.",
     "note": "Why, or what was cut.",
     "round": "Round of the budget.",
-    "trial": "The pilot run.",
     "pilot": "The pilot run.",
 }
 
