@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import math
 import shutil
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -202,18 +203,30 @@ def _options() -> str:
     return _page("Options", *parts)
 
 
-def _values(annotation: Any) -> str:
-    names: list[str] = []
-    for part in typing.get_args(annotation) if typing.get_origin(annotation) is not typing.Literal else (annotation,):
-        if typing.get_origin(part) is typing.Literal:
-            names += [f"`{value}`" for value in typing.get_args(part)]
-    if names:
-        return ", ".join(names)
-    if annotation is bool:
-        return "flag"
-    plain = {"int": "integer", "float": "number", "str": "text"}
-    parts = [getattr(part, "__name__", "") for part in typing.get_args(annotation) or (annotation,)]
-    return " or ".join(dict.fromkeys(plain[p] for p in parts if p in plain)) or "object"
+def _values(annotation: Any, other: str = "object") -> str:
+    """What a field takes, in words; ``other`` is the word for kinds that have none."""
+    if literals := _literals(annotation):
+        return ", ".join(f"`{value}`" for value in literals)
+    kinds = _kinds(annotation)
+    words = {int: "integer", float: "number", str: "text", tuple: "list"}
+    names = dict.fromkeys(words[kind] for kind in kinds if kind in words)
+    return "flag" if kinds == [bool] else " or ".join(names) or other
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Types without their parameters, one for each that may be given."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kinds(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return [kind for part in parts for kind in _kinds(part)]
+    return [] if annotation is types.NoneType else [origin or annotation]
+
+
+def _literals(annotation: Any) -> list[str]:
+    if typing.get_origin(annotation) is typing.Literal:
+        return [str(value) for value in typing.get_args(annotation)]
+    return [value for part in typing.get_args(annotation) for value in _literals(part)]
 
 
 # ---------------------------------------------------------------------------- metrics (proxies), tasks, strategies
@@ -348,7 +361,7 @@ def _zoo_file() -> str:
         rows = [
             [
                 f"`{key}`",
-                _zoo_values(field.annotation),
+                _values(field.annotation, "mapping"),
                 ZOO_KEYS.get(key) or told.get(key) or markdown(field.description or ""),
             ]
             for key, field in cls.model_fields.items()
@@ -404,30 +417,6 @@ ZOO_KEYS = {
     "params": "Number of parameters. Used by the prior and by `--max-params`.",
     "pretraining": "Name of the pretraining dataset and method. Used by the prior.",
 }
-
-
-def _zoo_values(annotation: Any) -> str:
-    text = str(annotation) if typing.get_origin(annotation) else getattr(annotation, "__name__", str(annotation))
-    for old, new in (("typing.", ""), ("selector.zoo.spec.", ""), ("NoneType", "none"), ("<class '", ""), ("'>", "")):
-        text = text.replace(old, new)
-    if "Literal" in text:
-        return ", ".join(f"`{v}`" for v in _literals(annotation))
-    words = {"str": "text", "int": "integer", "float": "number", "bool": "flag"}
-    return words.get(text.replace(" | None", ""), "") or (
-        "list"
-        if "tuple" in text
-        else "mapping"
-        if text[:1].isupper() or "dict" in text
-        else "number"
-        if "float" in text
-        else "text"
-    )
-
-
-def _literals(annotation: Any) -> list[str]:
-    if typing.get_origin(annotation) is typing.Literal:
-        return [str(value) for value in typing.get_args(annotation)]
-    return [value for part in typing.get_args(annotation) for value in _literals(part)]
 
 
 def _columns() -> str:

@@ -91,6 +91,7 @@ def test_every_key_of_a_zoo_file_is_described() -> None:
     page = generated()["reference/zoo-file.md"]
     empty = re.findall(r"^\| (`\w+`) \| [^|]* \|\s*\|$", page, re.M)
     assert not empty, empty
+    assert "| `modality` | text |" in page
 
 
 @pytest.mark.parametrize("page", ["options", "caveats", "strategies", "run-folder"])
