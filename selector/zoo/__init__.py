@@ -91,7 +91,7 @@ def load_zoo(
         models = tuple(as_spec(model, name) for name, model in named)
         return _unique(Zoo(models=models, trusted=True), {}, "zoo")
     except ValidationError as error:
-        raise ZooError(explain_at(error, {}, "zoo", ())) from None
+        raise ZooError(explain_at(error, {}, "zoo")) from None
 
 
 def _read(path: Path, *, trusted: bool) -> Zoo:
@@ -133,7 +133,7 @@ def _read(path: Path, *, trusted: bool) -> Zoo:
     try:
         zoo = Zoo.model_validate({**data, "trusted": trusted}, context=path.parent.resolve())
     except ValidationError as error:
-        raise ZooError(explain_at(error, lines, str(path), data["models"])) from None
+        raise ZooError(explain_at(error, lines, str(path))) from None
     return _unique(zoo, lines, str(path))
 
 

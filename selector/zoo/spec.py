@@ -334,9 +334,7 @@ def dotted(location: Location) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
-def explain_at(
-    error: ValidationError, lines: dict[Location, int], where: str, models: object, within: Location = ()
-) -> str:
+def explain_at(error: ValidationError, lines: dict[Location, int], where: str, within: Location = ()) -> str:
     """The first validation error as ``file:line models[1].sorce: unknown key ...``."""
     # an unknown key is the likeliest slip, and explains a 'source' that seems to be missing
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
@@ -366,7 +364,7 @@ def explain_at(
 
 def explain(error: ValidationError, name: str) -> str:
     """The first error of an entry that was made in a library call."""
-    return explain_at(error, {}, name, (), within=("models", 0))
+    return explain_at(error, {}, name, ("models", 0))
 
 
 def _shown(value: object) -> str:
