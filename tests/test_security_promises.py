@@ -6,7 +6,7 @@
 | recipes of saved models need trust | `zoo.trust.check_recipe_trusted` | `deploy/test_deploy.py::test_code_of_others_runs_only_when_trusted` |
 | no run claims trust for itself | `results.load_ranking` | `test_no_run_claims_trust_for_itself` |
 | a run says neither where it runs nor whom it tells | `scan.pipeline._as_confirmed` | `test_labels_are_taken_where_the_caller_says` |
-| no zoo file claims trust or a folder | `zoo._refuse_internal` | `zoo/test_zoo.py::test_wrong_files_are_explained_with_their_line` |
+| no zoo file claims trust or a folder | `zoo.spec._beside_the_zoo`, `zoo._read` | `zoo/test_zoo.py::test_wrong_files_are_explained_with_their_line` |
 | YAML makes plain values only | `zoo._read` | `test_a_zoo_is_plain_yaml_in_a_regular_file` |
 | weights are tensors only | `sources._weights.read_state_dict` | `sources/test_timm.py::test_damaged_and_dangerous_files_are_refused` |
 | arrays hold no objects | `core.input_files._header_bytes`, and numpy's own refusal | `core/test_input_files.py::test_damaged_archives_are_errors_with_a_reason` |

@@ -19,7 +19,7 @@ def ranking() -> Ranking:
         results.Measurement(strategy=name, metric="accuracy", val={"accuracy": 0.5}, test={"accuracy": 0.5})
         for name in ("frozen", "full")
     ]
-    spec = {"source": "timm:resnet18", "license": "mit", "licence": "mit"}
+    spec = {"source": "timm:resnet18", "license": "mit"}
     model = _filled(
         results.ModelResult,
         scores=scores,

@@ -171,6 +171,11 @@ def number(cell: str | None) -> float:
         return math.nan
 
 
+def tau(row: dict[str, str]) -> tuple[float, float, float]:
+    """Weighted tau of a row, with the ends of its interval."""
+    return number(row["weighted_tau"]), number(row["weighted_tau_low"]), number(row["weighted_tau_high"])
+
+
 def axes(wide: float = 7.2, high: float = 3.4) -> tuple[Any, Any]:
     """A figure in the colors of the manual."""
     import matplotlib as mpl
@@ -213,14 +218,7 @@ def agreement(name: str, table: str, wanted: dict[str, str], **keys: str) -> Non
     by_order = {
         r.get("score") or r.get("order") or "": r for r in rows(table) if all(r[k] == v for k, v in keys.items())
     }
-    found = [
-        (
-            title,
-            *(number(by_order[key][column]) for column in ("weighted_tau", "weighted_tau_low", "weighted_tau_high")),
-        )
-        for key, title in wanted.items()
-        if key in by_order
-    ]
+    found = [(title, *tau(by_order[key])) for key, title in wanted.items() if key in by_order]
     intervals(
         name,
         found,
@@ -262,12 +260,7 @@ PILOT = {
 def pilot_runs() -> None:
     """With and without pilot runs."""
     by_order = {r["score"]: r for r in rows("suite/second_stage") if r["outcome"] == "full" and r["scope"] == "all"}
-    found = []
-    for key, row in by_order.items():
-        if key not in PILOT:
-            continue
-        found.append((PILOT[key], *(number(row[c]) for c in ("weighted_tau", "weighted_tau_low", "weighted_tau_high"))))
-    found.sort(key=lambda entry: -entry[1])
+    found = sorted(((PILOT[key], *tau(row)) for key, row in by_order.items() if key in PILOT), key=lambda e: -e[1])
     intervals("bench-pilot-runs.svg", found, "weighted τ (90% interval)", ("shipped, full", "shipped, default"))
 
 
@@ -291,7 +284,7 @@ def best_probability() -> None:
 def other_tasks() -> None:
     """The combined score per target."""
     found = [
-        (r["target"], *(number(r[c]) for c in ("weighted_tau", "weighted_tau_low", "weighted_tau_high")))
+        (r["target"], *tau(r))
         for r in rows("tasks/agreement")
         if r["order"] in ("combined", "combined, all maps", "combined, what + where") and r["target"] != "mean"
     ]
@@ -436,11 +429,7 @@ def domain_adaptation() -> None:
 @figure("bench-published-tables.svg")
 def published_tables() -> None:
     """The mean rank elsewhere, per published table."""
-    found = [
-        (r["table"], *(number(r[c]) for c in ("weighted_tau", "weighted_tau_low", "weighted_tau_high")))
-        for r in rows("reproduce/baselines")
-        if r["ranking"] == "mean rank elsewhere"
-    ]
+    found = [(r["table"], *tau(r)) for r in rows("reproduce/baselines") if r["ranking"] == "mean rank elsewhere"]
     intervals("bench-published-tables.svg", found, "weighted τ of the mean rank on the other datasets")
 
 

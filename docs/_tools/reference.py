@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import math
 import shutil
+import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -202,18 +203,30 @@ def _options() -> str:
     return _page("Options", *parts)
 
 
-def _values(annotation: Any) -> str:
-    names: list[str] = []
-    for part in typing.get_args(annotation) if typing.get_origin(annotation) is not typing.Literal else (annotation,):
-        if typing.get_origin(part) is typing.Literal:
-            names += [f"`{value}`" for value in typing.get_args(part)]
-    if names:
-        return ", ".join(names)
-    if annotation is bool:
-        return "flag"
-    plain = {"int": "integer", "float": "number", "str": "text"}
-    parts = [getattr(part, "__name__", "") for part in typing.get_args(annotation) or (annotation,)]
-    return " or ".join(dict.fromkeys(plain[p] for p in parts if p in plain)) or "object"
+def _values(annotation: Any, other: str = "object") -> str:
+    """What a field takes, in words; ``other`` is the word for kinds that have none."""
+    if literals := _literals(annotation):
+        return ", ".join(f"`{value}`" for value in literals)
+    kinds = _kinds(annotation)
+    words = {int: "integer", float: "number", str: "text", tuple: "list"}
+    names = dict.fromkeys(words[kind] for kind in kinds if kind in words)
+    return "flag" if kinds == [bool] else " or ".join(names) or other
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Types without their parameters, one for each that may be given."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kinds(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        return [kind for part in parts for kind in _kinds(part)]
+    return [] if annotation is types.NoneType else [origin or annotation]
+
+
+def _literals(annotation: Any) -> list[str]:
+    if typing.get_origin(annotation) is typing.Literal:
+        return [str(value) for value in typing.get_args(annotation)]
+    return [value for part in typing.get_args(annotation) for value in _literals(part)]
 
 
 # ---------------------------------------------------------------------------- metrics (proxies), tasks, strategies
@@ -333,31 +346,30 @@ def _zoo_file() -> str:
     parts = [
         "A zoo file is YAML: `version`, optional `defaults`, and a list of `models`. Check one with `selector zoo check --zoo FILE`.",
         "```yaml\nversion: 1\nmodels:\n  - timm: resnet50.a1_in1k\n  - name: mine\n    timm: resnet18\n"
-        "    weights: {file: weights/mine.safetensors}\n    license: mit\n    params: 11.2e6\n```".replace(
-            "11.2e6", "11200000"
-        ),
+        "    weights: {file: weights/mine.safetensors}\n    license: mit\n    params: 11200000\n```",
     ]
     holders = (
-        ("Zoo", "The file", "Zoo"),
-        ("Defaults", "`defaults`", "Defaults"),
-        ("ModelSpec", "A model", "ModelSpec"),
-        ("WeightsFile", "`weights`", "WeightsFile"),
-        ("PreprocessOverrides", "`preprocess`", "PreprocessOverrides"),
-        ("TextSettings", "`text`", "TextSettings"),
+        (spec.Zoo, "The file"),
+        (spec.Defaults, "`defaults`"),
+        (spec.ModelSpec, "A model"),
+        (spec.WeightsFile, "`weights`"),
+        (spec.PreprocessOverrides, "`preprocess`"),
+        (spec.TextSettings, "`text`"),
     )
-    for cls_name, title, _ in holders:
-        cls = getattr(spec, cls_name)
+    for cls, title in holders:
         told = entries(cls.__doc__, "Attributes")
         rows = [
             [
                 f"`{key}`",
-                _zoo_values(field.annotation),
+                _values(field.annotation, "mapping"),
                 ZOO_KEYS.get(key) or told.get(key) or markdown(field.description or ""),
             ]
             for key, field in cls.model_fields.items()
             if not field.exclude and key != "base"
         ]
-        intro = summary(cls.__doc__) if cls_name != "Defaults" else "Values for every model that does not set its own."
+        intro = (
+            summary(cls.__doc__) if cls is not spec.Defaults else "Values for every model that does not set its own."
+        )
         parts += [f"## {title}", intro, table(["key", "values", "meaning"], rows)]
     parts.append(
         "`timm: NAME` is short for `source: timm:NAME`; so is every other source: "
@@ -395,7 +407,6 @@ ZOO_KEYS = {
     "preprocess": "Changes to the model's image preprocessing, see below.",
     "tags": "Labels for `--tags`.",
     "license": "License of the weights, as SPDX writes it where it can.",
-    "licence": "License of the weights, as SPDX writes it where it can.",
     "name": "Unique name. Default: the source reference.",
     "source": "`source:model`, such as `timm:resnet50.a1_in1k` or `python:package.module:factory`.",
     "weights": "Default: the pretrained weights of the source. `none` starts at random, as a control. Or a file, see below.",
@@ -406,30 +417,6 @@ ZOO_KEYS = {
     "params": "Number of parameters. Used by the prior and by `--max-params`.",
     "pretraining": "Name of the pretraining dataset and method. Used by the prior.",
 }
-
-
-def _zoo_values(annotation: Any) -> str:
-    text = str(annotation) if typing.get_origin(annotation) else getattr(annotation, "__name__", str(annotation))
-    for old, new in (("typing.", ""), ("selector.zoo.spec.", ""), ("NoneType", "none"), ("<class '", ""), ("'>", "")):
-        text = text.replace(old, new)
-    if "Literal" in text:
-        return ", ".join(f"`{v}`" for v in _literals(annotation))
-    words = {"str": "text", "int": "integer", "float": "number", "bool": "flag"}
-    return words.get(text.replace(" | None", ""), "") or (
-        "list"
-        if "tuple" in text
-        else "mapping"
-        if text[:1].isupper() or "dict" in text
-        else "number"
-        if "float" in text
-        else "text"
-    )
-
-
-def _literals(annotation: Any) -> list[str]:
-    if typing.get_origin(annotation) is typing.Literal:
-        return [str(value) for value in typing.get_args(annotation)]
-    return [value for part in typing.get_args(annotation) for value in _literals(part)]
 
 
 def _columns() -> str:
@@ -566,6 +553,9 @@ FIELDS = {
     "extract_seconds": "Extraction time.",
     "cached": "Whether all features came from the store.",
     "cost": "Measured costs.",
+    "fit": "Batch size and resolution at which scan and training fit the memory of the machine.",
+    "prompt": "Text put before every item.",
+    "texts_cut": "Number of texts that the model did not read to their end.",
     "value": "The value; none with a `reason`.",
     "low": "Lower end of the 90% interval.",
     "high": "Upper end.",
@@ -583,7 +573,6 @@ FIELDS = {
     "trained_parameters": "Parameters that moved.",
     "note": "Why, or what was cut.",
     "round": "Round of the budget.",
-    "trial": "The pilot run.",
     "pilot": "The pilot run.",
 }
 

@@ -14,7 +14,7 @@ import importlib.util
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,19 +122,17 @@ def weak_models_come_last(ranking: Ranking) -> str:
     Returns:
         A sentence: that they do, by how much, or which one does not and why that can be.
     """
-    accuracy = {
-        m.name: _five_nn(m.scores["knn"].details) for m in ranking if m.status != "failed" and "knn" in m.scores
-    }
-    known = {name: value for name, value in accuracy.items() if value is not None}
+    scored = {m.name: m.scores["knn"].details for m in ranking if m.status != "failed" and "knn" in m.scores}
+    known = {name: details["accuracy@5"] for name, details in scored.items() if "accuracy@5" in details}
     weak = {name for name in known if set(ranking[name].spec.get("tags", ())) & set(WEAK)}
     strong = set(known) - weak
     if not weak or not strong:
         return (
             "The order could not be checked: the control, the digit networks or all others are missing (see failures)."
         )
-    best_weak = max(weak, key=lambda name: known[name] or 0.0)
-    worst_strong = min(strong, key=lambda name: known[name] or 0.0)
-    low, high = known[worst_strong] or 0.0, known[best_weak] or 0.0
+    best_weak = max(weak, key=lambda name: known[name])
+    worst_strong = min(strong, key=lambda name: known[name])
+    low, high = known[worst_strong], known[best_weak]
     if low > high:
         return (
             f"Sanity check passed: every ImageNet model ({worst_strong} is the lowest, 5-NN {low:.3f}) lies above the "
@@ -145,10 +143,6 @@ def weak_models_come_last(ranking: Ranking) -> str:
         "textures are regular and random filters already tell some of them apart; look at the weights of "
         f"{worst_strong} ('selector zoo check') if the gap is large."
     )
-
-
-def _five_nn(details: Mapping[str, float]) -> float | None:
-    return details.get("accuracy@5")
 
 
 def use(ranking: Ranking, target: Target) -> tuple[Used, ...]:

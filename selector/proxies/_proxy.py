@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+import numpy as np
 
 from selector.core.contracts import LabelKind, Score
 from selector.core.errors import ConfigError
@@ -20,14 +23,12 @@ Blocks = Literal["auto", "recompute", "halfway", "own"]
 Function = Callable[..., "Score | float"]
 
 
-@dataclass(frozen=True, eq=False)
-class Proxy:
-    """A scoring function and its card.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Card:
+    """What is known of a scoring function.
 
     Attributes:
         name: in the registry.
-        function: ``(FeatureSet, **params) -> Score | float``; called for several parts of a feature set at a
-            time, each in a thread of its own, so it keeps no state between calls.
         summary: one line: what it measures.
         good: what a good value is, for a person.
         source: publication.
@@ -46,21 +47,20 @@ class Proxy:
             of rows where the score has them, else computed again), ``recompute`` (always computed
             again: contributions miss that fewer rows also teach less), ``halfway`` (the mean of the two,
             where simulation finds contributions too narrow and fresh fits too wide), ``own`` (the function takes
-            ``blocks=True`` and fills ``Score.blocks`` and ``Score.interval_seconds`` itself).
+            ``blocks=True`` and gives them itself: ``with_blocks``).
         version: raised whenever values change; part of the key of stored scores.
     """
 
-    name: str
-    function: Function
+    name: str = field(kw_only=False)
     summary: str
-    good: str
-    source: str
-    cost: str
-    label_kinds: frozenset[LabelKind]
+    label_kinds: Collection[LabelKind | str] = (LabelKind.CLASSES,)
+    good: str = "Higher is better."
+    source: str = ""
+    cost: str = ""
     needs_source_logits: bool = False
     needs_unlabeled: bool = False
     bounds: tuple[float, float] = (-math.inf, math.inf)
-    invariances: frozenset[str] = frozenset({"row order"})
+    invariances: Collection[str] = ("row order",)
     seeded: bool = False
     formula: str = ""
     deviations: str = ""
@@ -70,6 +70,28 @@ class Proxy:
     version: int = 1
 
     def __post_init__(self) -> None:
+        unknown = set(self.invariances) - INVARIANCES
+        if unknown:
+            raise ConfigError(
+                f"proxy '{self.name}': unknown invariance '{sorted(unknown)[0]}'. Known: {', '.join(sorted(INVARIANCES))}."
+            )
+        object.__setattr__(self, "label_kinds", frozenset(LabelKind(kind) for kind in self.label_kinds))
+        object.__setattr__(self, "invariances", frozenset(self.invariances))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Proxy(Card):
+    """A scoring function and its card.
+
+    Attributes:
+        function: ``(FeatureSet, **params) -> Score | float``; called for several parts of a feature set at a
+            time, each in a thread of its own, so it keeps no state between calls.
+    """
+
+    function: Function
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # the registry tells definitions apart by these
         object.__setattr__(self, "__module__", self.function.__module__)
         object.__setattr__(self, "__qualname__", self.function.__qualname__)
@@ -123,26 +145,7 @@ registry: Registry[Proxy] = Registry(
 )
 
 
-def proxy(
-    name: str,
-    *,
-    summary: str,
-    label_kinds: Iterable[LabelKind | str] = (LabelKind.CLASSES,),
-    good: str = "Higher is better.",
-    source: str = "",
-    cost: str = "",
-    needs_source_logits: bool = False,
-    needs_unlabeled: bool = False,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
-    invariances: Iterable[str] = ("row order",),
-    seeded: bool = False,
-    formula: str = "",
-    deviations: str = "",
-    domain: str = "",
-    answers: Mapping[str, str] | None = None,
-    blocks: Blocks = "auto",
-    version: int = 1,
-) -> Callable[[Function], Proxy]:
+class proxy(Card):
     """Decorator that makes a function ``(FeatureSet, **params) -> Score | float`` a named proxy.
 
     Example:
@@ -157,33 +160,12 @@ def proxy(
     Raises:
         ConfigError: the name is taken, or an invariance is not one of ``INVARIANCES``.
     """
-    unknown = set(invariances) - INVARIANCES
-    if unknown:
-        raise ConfigError(
-            f"proxy '{name}': unknown invariance '{sorted(unknown)[0]}'. Known: {', '.join(sorted(INVARIANCES))}."
-        )
 
-    def decorate(function: Function) -> Proxy:
-        made = Proxy(
-            name=name,
-            function=function,
-            summary=summary,
-            good=good,
-            source=source,
-            cost=cost,
-            label_kinds=frozenset(LabelKind(kind) for kind in label_kinds),
-            needs_source_logits=needs_source_logits,
-            needs_unlabeled=needs_unlabeled,
-            bounds=bounds,
-            invariances=frozenset(invariances),
-            seeded=seeded,
-            formula=formula,
-            deviations=deviations,
-            domain=domain,
-            answers=answers or {},
-            blocks=blocks,
-            version=version,
-        )
-        return registry.register(name)(made)
+    def __call__(self, function: Function) -> Proxy:
+        return registry.register(self.name)(Proxy(**vars(self), function=function))
 
-    return decorate
+
+def with_blocks(score: Score, left_out: Callable[[], np.ndarray | None]) -> Score:
+    """A score with its values without each block, and the time that these took."""
+    started = time.perf_counter()
+    return replace(score, blocks=left_out(), interval_seconds=time.perf_counter() - started)

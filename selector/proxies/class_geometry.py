@@ -161,13 +161,7 @@ def silhouette(features: FeatureSet) -> Score | float:
         widths[part] = np.divide(b - a, top, out=np.zeros_like(a), where=(top > 0) & (counts[own] > 1))
     if len(rows) < len(features):
         return float(widths.mean())
-    return Score(float(widths.mean()), per_row=_unsorted(widths, rows))
-
-
-def _unsorted(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    out = np.empty_like(values)
-    out[rows] = values
-    return out
+    return Score(float(widths.mean()), per_row=widths[np.argsort(rows)])
 
 
 @proxy(

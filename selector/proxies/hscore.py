@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from selector.core.contracts import Score
 from selector.features import FeatureSet
 from selector.features.jackknife import Deletion, without_blocks
-from selector.proxies._proxy import INVARIANCES, proxy
+from selector.proxies._proxy import INVARIANCES, proxy, with_blocks
 
 
 @proxy(
@@ -44,7 +42,10 @@ def hscore(features: FeatureSet, *, shrinkage: float | None = None, blocks: bool
     """
     s = features.spectrum
     n, classes = s.count, len(s.label_counts)
-    a = ledoit_wolf(s.values / n, features.centered_norm4, n, s.width) if shrinkage is None else shrinkage
+    own = s.values / n
+    a = shrinkage
+    if a is None:
+        a = shrinkage_from(float(own.sum()), float(own @ own), features.centered_norm4, n, s.width)
     variances = (1 - a) * s.values / n + a * s.trace / n / s.width
     inverse = np.zeros_like(variances)
     np.divide(1.0, variances, out=inverse, where=(s.values > 0))
@@ -54,9 +55,7 @@ def hscore(features: FeatureSet, *, shrinkage: float | None = None, blocks: bool
     made = Score(value, details={"shrinkage": a, "chance": chance, "excess": value - chance})
     if not blocks or shrinkage is not None:
         return made
-    started = time.perf_counter()
-    left_out = without_blocks(features, lambda left: _of_rest(left, s.width))
-    return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
+    return with_blocks(made, lambda: without_blocks(features, lambda left: _of_rest(left, s.width)))
 
 
 def _of_rest(deletions: Sequence[Deletion], width: int) -> float:
@@ -71,21 +70,16 @@ def _of_rest(deletions: Sequence[Deletion], width: int) -> float:
     return float((squares / left.label_counts[shown]).sum())
 
 
-def ledoit_wolf(variances: np.ndarray, norm4: float, count: int, width: int) -> float:
+def shrinkage_from(trace: float, square: float, norm4: float, count: int, width: int) -> float:
     """Ledoit and Wolf's shrinkage towards a multiple of the identity, as in scikit-learn.
 
     Args:
-        variances: eigenvalues of the covariance (divided by N), or a matrix's Frobenius view of it.
+        trace: of the covariance, which divides by N; ``square``: its squared Frobenius norm.
         norm4: Σ‖x - mean‖⁴.
         count: N; ``width``: D.
     Returns:
         In [0, 1]; 0 for constant features.
     """
-    return shrinkage_from(float(variances.sum()), float(variances @ variances), norm4, count, width)
-
-
-def shrinkage_from(trace: float, square: float, norm4: float, count: int, width: int) -> float:
-    """The same from the covariance's trace and squared Frobenius norm."""
     distance = square - trace**2 / width
     noise = min((norm4 / count - square) / count, distance)
     return 0.0 if noise <= 0 or distance <= 0 else noise / distance

@@ -51,8 +51,6 @@ def itm(features: FeatureSet, *, rate: float = 1.0, steps: int = 1) -> Score:
     """
     codes, folds = features.labels, features.folds
     rare = rows_without_training(codes, folds)
-    if len(np.unique(codes[~rare])) < 2:
-        raise NotApplicable("needs two classes with rows in two folds each")
     z = features.coordinates(DIMENSIONS).astype(np.float64)
     if not z.shape[1]:
         raise NotApplicable("the features are constant")

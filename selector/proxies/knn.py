@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
 from selector.features.device import nearest
 from selector.features.threads import processor_named
-from selector.proxies._proxy import INVARIANCES, proxy
+from selector.proxies._proxy import INVARIANCES, proxy, with_blocks
 
 KS = (1, 5, 20)
 VALUE_K = 5
@@ -76,16 +75,11 @@ def knn(features: FeatureSet, *, blocks: bool = False) -> Score:
         details[f"share@{k}"] = float(share.mean())
         shares = share if k == VALUE_K else shares
     assert shares is not None
+    made = Score(float(shares.mean()), per_row=shares, details=details)
     if not blocks:
-        return Score(float(shares.mean()), per_row=shares, details=details)
-    started = time.perf_counter()
-    left_out = np.array([_share_without(features, found, block, shares) for block in features.block_ids])
-    return Score(
-        float(shares.mean()),
-        per_row=shares,
-        details=details,
-        blocks=left_out,
-        interval_seconds=time.perf_counter() - started,
+        return made
+    return with_blocks(
+        made, lambda: np.array([_share_without(features, found, block, shares) for block in features.block_ids])
     )
 
 
@@ -263,18 +257,16 @@ def _of_columns(features: FeatureSet, found: Neighbors, blocks: bool) -> Score:
             means[rows] = _mean_of(labels, similarity, index, k)
         details[f"{name}@{k}"], details[f"pearson@{k}"] = measure(means, labels), _pearson(means, labels)
         votes_at[k] = means
-    value = details[f"{name}@{VALUE_K}"]
-    if not blocks:
-        return Score(value, details=details)
-    started = time.perf_counter()
-    left_out = []
-    for block in features.block_ids:
+    made = Score(details[f"{name}@{VALUE_K}"], details=details)
+
+    def without(block: int) -> float:
         rows = everyone[features.blocks != block]
         similarity, index = _without(found, features.blocks, block, rows)
         both = measure(_mean_of(labels, similarity, index, VALUE_K), labels[rows])
         asked = measure(votes_at[VALUE_K][rows], labels[rows])
-        left_out.append(_AS_NEIGHBORS * both + (1 - _AS_NEIGHBORS) * asked)
-    return Score(value, details=details, blocks=np.array(left_out), interval_seconds=time.perf_counter() - started)
+        return _AS_NEIGHBORS * both + (1 - _AS_NEIGHBORS) * asked
+
+    return with_blocks(made, lambda: np.array([without(block) for block in features.block_ids])) if blocks else made
 
 
 def _mean_of(labels: np.ndarray, similarity: np.ndarray, index: np.ndarray, k: int) -> np.ndarray:

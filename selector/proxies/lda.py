@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from selector.core.contracts import Score
-from selector.core.errors import NotApplicable
 from selector.features import FeatureSet
 from selector.features.threads import capped
 from selector.proxies._discriminant import Space, class_means, fit, frobenius_square, within_scatter
@@ -50,8 +49,6 @@ def lda(features: FeatureSet, *, shrinkage: float | None = None) -> Score:
     """
     codes, folds = features.labels, features.folds
     rare = rows_without_training(codes, folds)
-    if len(np.unique(codes[~rare])) < 2:
-        raise NotApplicable("needs two classes with rows in two folds each")
     space = Space.of(features)
     held = np.unique(folds).tolist()
     norm4 = _norm4(space, codes, folds, held) if shrinkage is None else {}

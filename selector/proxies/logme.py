@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from selector.core.errors import ProxyError
 from selector.features import FeatureSet, Spectrum
 from selector.features.jackknife import Deletion, gram, grouped, without_blocks
 from selector.features.threads import capped
-from selector.proxies._proxy import INVARIANCES, proxy
+from selector.proxies._proxy import INVARIANCES, proxy, with_blocks
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +86,12 @@ def logme(features: FeatureSet, *, intercept: bool = False, blocks: bool = False
     made = Score(float(evidence.mean()), details={"iterations": float(iterations)})
     if not blocks or intercept:
         return made
-    started = time.perf_counter()
     sets = [_LeftOut(one[0], one[3], standardize) for one in found]
 
     def value(left: Sequence[Deletion]) -> float:
         return float(np.nanmean(np.concatenate([one.of_rest(rest) for one, rest in zip(sets, left, strict=True)])))
 
-    left_out = without_blocks(features, value)
-    return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
+    return with_blocks(made, lambda: without_blocks(features, value))
 
 
 def column_evidence(spectrum: Spectrum, *, intercept: bool = False) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:

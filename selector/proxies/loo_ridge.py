@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from selector.core.contracts import LabelKind, Score
 from selector.features import FeatureSet
 from selector.features.jackknife import Deletion, without_blocks
 from selector.features.threads import each
-from selector.proxies._proxy import INVARIANCES, proxy
+from selector.proxies._proxy import INVARIANCES, proxy, with_blocks
 from selector.proxies.ridge import STRENGTHS, column_fits, column_strengths, mean_r2
 
 _NAMED = 20  # columns whose own value is in the details
@@ -57,19 +56,15 @@ def loo_ridge(features: FeatureSet, *, blocks: bool = False) -> Score:
     by_column = dict(zip(names, 1 - errors / np.where(null > 0, null, 1.0), strict=True))
     details = {"strength": float(np.exp(np.log(strengths).mean()))}
     details |= {f"r2:{name}": float(by_column[name]) for name in features.label_data.names[:_NAMED]}
-    value = mean_r2(errors, null, features.label_kind)
-    if not blocks:
-        return Score(value, details=details)
-    return _with_blocks(value, details, features)
+    made = Score(mean_r2(errors, null, features.label_kind), details=details)
+    return with_blocks(made, lambda: _left_out(made.value, features)) if blocks else made
 
 
-def _with_blocks(value: float, details: dict[str, float], features: FeatureSet) -> Score:
-    started = time.perf_counter()
+def _left_out(value: float, features: FeatureSet) -> np.ndarray:
     left_out = _from_spectra(features)
     if left_out is None:
         left_out = np.array(each(lambda block: _gcv(features.without(block)), features.block_ids.tolist()))
-    moved = value + left_out - _gcv(features)
-    return Score(value, details=details, blocks=moved, interval_seconds=time.perf_counter() - started)
+    return value + left_out - _gcv(features)
 
 
 def _gcv(features: FeatureSet) -> float:

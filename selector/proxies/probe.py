@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import softmax
@@ -15,7 +13,7 @@ from selector.features import NUM_FOLDS, FeatureSet
 from selector.features.threads import capped, each
 from selector.linear import STRENGTHS, best_strength, standardize
 from selector.linear.logistic import Logistic, label_log_likelihood, log_likelihood
-from selector.proxies._proxy import NAMES_OF_CLASSES, proxy
+from selector.proxies._proxy import NAMES_OF_CLASSES, proxy, with_blocks
 
 _TOLERANCES = ((5e8, 6e-5), (5e7, 6e-6), (0, 1e-6))
 """From which N·D·C on which predicted decrease of the loss a row will do: each leaves values some 3e-4 off,
@@ -78,12 +76,12 @@ def probe(features: FeatureSet, *, strengths: Sequence[float] | None = None, blo
     made = Score(float(per_row.mean()), per_row=restored, details=details)
     if not blocks:
         return made
-    started = time.perf_counter()
     blocks_of_rows = features.blocks[order]
-    left_out = np.array(
-        each(lambda block: problem.without(blocks_of_rows == block, strength, solution), features.block_ids)
-    )
-    return replace(made, blocks=left_out, interval_seconds=time.perf_counter() - started)
+
+    def without(block: int) -> float:
+        return problem.without(blocks_of_rows == block, strength, solution)
+
+    return with_blocks(made, lambda: np.array(each(without, features.block_ids)))
 
 
 def out_of_fold(features: FeatureSet, strength: float | None = None) -> np.ndarray:
@@ -99,21 +97,20 @@ def out_of_fold(features: FeatureSet, strength: float | None = None) -> np.ndarr
     if features.label_kind is not LabelKind.CLASSES:
         raise NotApplicable("needs one class per row")
     problem, order, tolerance = _cross_validation(features)
-    assert isinstance(problem, _Problem)
     with capped(min(problem.z.shape)):
         if strength is None:
             grid = [s / features.width for s in STRENGTHS]
             solution = best_strength(problem.fits(), grid, problem.held_out, tolerance)[0].solution
         else:
             solution = problem.fits().solve(strength, tolerance).solution
-    column = np.empty(problem.classes, dtype=np.int64)  # of each class among those of the problem
+    column = np.empty(len(features.classes), dtype=np.int64)  # of each class among those of the problem
     column[features.labels] = features.canonical[1]
-    found = np.empty((len(features), problem.classes))
+    found = np.empty((len(features), len(column)))
     found[order] = problem.probabilities(solution)[:, column]
     return found
 
 
-def _cross_validation(features: FeatureSet) -> tuple[_Problem | _Labels, np.ndarray, float]:
+def _cross_validation(features: FeatureSet) -> tuple[_Problem, np.ndarray, float]:
     """The problem, the rows of the features in its order, and how exactly it is solved."""
     order, codes = features.canonical
     order = order[np.argsort(features.folds[order], kind="stable")]
@@ -122,24 +119,29 @@ def _cross_validation(features: FeatureSet) -> tuple[_Problem | _Labels, np.ndar
     z, curvature = basis.own, basis.curvature
     cells = z.size * features.label_data.num_columns
     tolerance = next(value for size, value in _TOLERANCES if cells >= size)
-    if features.label_kind is not LabelKind.CLASSES:
-        return _Labels(z, curvature, features.labels[order].astype(np.float32), folds), order, tolerance
-    codes = codes[order]
-    rare = rows_without_training(codes, folds)
-    if len(np.unique(codes[~rare])) < 2:
-        raise NotApplicable("needs two classes with rows in two folds each")
-    return _Problem(z, curvature, codes, folds, rare, len(features.classes)), order, tolerance
+    if features.label_kind is LabelKind.CLASSES:
+        codes = codes[order]
+        return _Problem(z, curvature, codes, folds, rows_without_training(codes, folds)), order, tolerance
+    if len(np.unique(folds)) < 2:
+        raise NotApplicable("needs rows in two folds")
+    return _Labels(z, curvature, features.labels[order].astype(np.float32), folds), order, tolerance
 
 
 class _Problem:
     """All folds of one cross-validation, rows sorted by fold."""
 
+    loss = "softmax"
+    likelihood: Callable[..., np.ndarray] = staticmethod(log_likelihood)
+
     def __init__(
-        self, z: np.ndarray, curvature: np.ndarray, codes: np.ndarray, folds: np.ndarray, rare: np.ndarray, classes: int
+        self,
+        z: np.ndarray,
+        curvature: np.ndarray,
+        targets: np.ndarray,
+        folds: np.ndarray,
+        rare: np.ndarray | slice = slice(0),
     ) -> None:
-        self.z, self.curvature, self.codes, self.rare = z, curvature, codes, rare
-        self.guess = -np.log(classes)
-        self.classes = classes
+        self.z, self.curvature, self.targets, self.rare = z, curvature, targets, rare
         held = np.unique(folds)
         self.parts = [np.flatnonzero(folds == f) for f in held]
         self.weights = (folds != held[:, None]).astype(np.float64)
@@ -147,84 +149,64 @@ class _Problem:
     def fits(self, gone: np.ndarray | None = None) -> Logistic:
         """One logistic regression a fold, on the rows outside it."""
         weights = self.weights if gone is None else self.weights * ~gone
-        return Logistic(self.z, self.curvature, self.codes, weights)
+        return Logistic(self.z, self.curvature, self.targets, weights, self.loss)
 
-    def held_out(self, solution: np.ndarray) -> np.ndarray:
-        """(N,) log-likelihood of every row under the fold that did not see it."""
-        per_row = np.empty(len(self.codes))
-        for f, rows in enumerate(self.parts):
-            per_row[rows] = log_likelihood(self.z[rows], solution[:, f : f + 1], self.codes[rows])[0]
-        per_row[self.rare] = self.guess
-        return per_row
+    def logits(self, solution: np.ndarray) -> np.ndarray:
+        """(N, outputs) of every row under the fold that did not see it."""
+        return np.concatenate([self.z[rows] @ solution[:, f] for f, rows in enumerate(self.parts)])
 
-    def probabilities(self, solution: np.ndarray) -> np.ndarray:
-        """(N, C) of every row under the fold that did not see it; NaN where that fold knows nothing of its class."""
-        found = np.empty((len(self.codes), self.classes))
-        for f, rows in enumerate(self.parts):
-            found[rows] = softmax(self.z[rows] @ solution[:, f], axis=1)
-        found[self.rare] = np.nan
-        return found
+    def likelihoods(self, solution: np.ndarray) -> np.ndarray:
+        """(N, ...) likewise, the log-likelihoods of the labels."""
+        folds = enumerate(self.parts)
+        found = [self.likelihood(self.z[rows], solution[:, [f]], self.targets[rows])[0] for f, rows in folds]
+        return np.concatenate(found)
+
+    def held_out(self, solution: np.ndarray, kept: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """(N,) contributions of the rows that are kept to their mean log-likelihood."""
+        per_row = self.likelihoods(solution)
+        per_row[self.rare] = -np.log(solution.shape[2])
+        return np.asarray(per_row[kept])
 
     def without(self, gone: np.ndarray, strength: float, solution: np.ndarray) -> float:
         """The value without some rows, at the strength found."""
         solved = self.fits(gone).solve(strength, _AGAIN, start=solution)
-        return float(self.held_out(solved.solution)[~gone].mean())
+        return float(self.held_out(solved.solution, ~gone).mean())
+
+    def probabilities(self, solution: np.ndarray) -> np.ndarray:
+        """(N, C) of every row under the fold that did not see it; NaN where that fold knows nothing of its class."""
+        found: np.ndarray = softmax(self.logits(solution), axis=1).astype(np.float64)
+        found[self.rare] = np.nan
+        return found
 
     def details(self, solution: np.ndarray) -> dict[str, float]:
-        """The share of rows that their fold's model gets right, and the mean IoU of the classes over them."""
-        predicted = np.empty_like(self.codes)
-        for f, rows in enumerate(self.parts):
-            predicted[rows] = (self.z[rows] @ solution[:, f]).argmax(axis=1)
-        right = predicted == self.codes
-        counts = (np.bincount(part) for part in (self.codes[right], self.codes, predicted))
-        hit, truth, said = (np.pad(c, (0, self.classes - len(c))) for c in counts)
+        """The share of rows that are right, and the mean IoU of the classes over them."""
+        predicted = self.logits(solution).argmax(axis=1)
+        right = predicted == self.targets
+        parts = (self.targets[right], self.targets, predicted)
+        hit, truth, said = (np.bincount(part, minlength=solution.shape[2]) for part in parts)
         shown = truth + said > 0
         return {"accuracy": float(right.mean()), "miou": float((hit[shown] / (truth + said - hit)[shown]).mean())}
 
 
-class _Labels:
+class _Labels(_Problem):
     """The same for several labels a row, each against the rest: one penalty for all of them."""
 
-    def __init__(self, z: np.ndarray, curvature: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> None:
-        self.z, self.curvature, self.targets = z, curvature, targets
-        held = np.unique(folds)
-        if len(held) < 2:
-            raise NotApplicable("needs rows in two folds")
-        self.parts = [np.flatnonzero(folds == f) for f in held]
-        self.weights = (folds != held[:, None]).astype(np.float64)
+    loss = "sigmoid"
+    likelihood = staticmethod(label_log_likelihood)
 
-    def fits(self, gone: np.ndarray | None = None) -> Logistic:
-        """One problem a fold, on the rows outside it."""
-        weights = self.weights if gone is None else self.weights * ~gone
-        return Logistic(self.z, self.curvature, self.targets, weights, "sigmoid")
-
-    def held_out(self, solution: np.ndarray) -> np.ndarray:
-        """(N,) contributions to the mean over labels of the mean over the rows where a label is known."""
-        return self._contributions(solution, np.ones(len(self.z), dtype=bool))
-
-    def _contributions(self, solution: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        each_label = np.empty(self.targets.shape)
-        for f, rows in enumerate(self.parts):
-            each_label[rows] = label_log_likelihood(self.z[rows], solution[:, f : f + 1], self.targets[rows])[0]
-        each_label = each_label[kept]
+    def held_out(self, solution: np.ndarray, kept: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Contributions to the mean over labels of the mean over the rows where a label is known."""
+        each_label = self.likelihoods(solution)[kept]
         known = (~np.isnan(each_label)).sum(axis=0)
         share = np.nansum(each_label[:, known > 0] / known[known > 0], axis=1)
         return np.asarray(share * (len(each_label) / int((known > 0).sum())))
-
-    def without(self, gone: np.ndarray, strength: float, solution: np.ndarray) -> float:
-        """The value without some rows, at the strength found."""
-        solved = self.fits(gone).solve(strength, _AGAIN, start=solution)
-        return float(self._contributions(solved.solution, ~gone).mean())
 
     def details(self, solution: np.ndarray) -> dict[str, float]:
         """Average precision and share of right entries at one half, averaged over labels."""
         from sklearn.metrics import average_precision_score
 
-        logits = np.empty(self.targets.shape)
-        for f, rows in enumerate(self.parts):
-            logits[rows] = self.z[rows] @ solution[:, f]
         precision, right = [], []
-        for said, label in zip(logits.T, self.targets.T, strict=True):
+        for said, label in zip(self.logits(solution).T, self.targets.T, strict=True):
             known = ~np.isnan(label)
             precision.append(average_precision_score(label[known], said[known]))
             right.append(((said[known] > 0) == (label[known] > 0)).mean())
@@ -232,7 +214,14 @@ class _Labels:
 
 
 def rows_without_training(codes: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(N,) rows whose class has no row outside their own fold."""
+    """(N,) rows whose class has no row outside their own fold.
+
+    Raises:
+        NotApplicable: fewer than two classes have one.
+    """
     table = np.zeros((codes.max() + 1, NUM_FOLDS), dtype=np.int64)
     np.add.at(table, (codes, folds), 1)
-    return np.asarray((table.sum(axis=1)[codes] - table[codes, folds]) == 0)
+    rare = np.asarray((table.sum(axis=1)[codes] - table[codes, folds]) == 0)
+    if len(np.unique(codes[~rare])) < 2:
+        raise NotApplicable("needs two classes with rows in two folds each")
+    return rare

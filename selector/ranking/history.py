@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import numpy as np
 import platformdirs
 from filelock import FileLock
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from selector.core.atomic import replacing
 from selector.core.errors import ConfigError, HistoryError, did_you_mean
@@ -45,6 +45,16 @@ _VARIABLE = "SELECTOR_HISTORY"
 _BUSY_SECONDS = 30.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _Found = TypeVar("_Found")
+
+
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Text = Annotated[str, Field(description="text")]
+_Named = Annotated[str, Field(min_length=1, description="text, and not be empty")]
+_Facts = Annotated[
+    Mapping[str, _Number],
+    BeforeValidator(lambda value: dict(value) if isinstance(value, Mapping) else value),
+    Field(description="finite numbers by name"),
+]
 
 
 @dataclass(frozen=True)
@@ -68,19 +78,19 @@ class Result:
         items: validation items behind ``value``; 0 where unknown. A few items decide little.
     """
 
-    target: str
-    model: str
-    metric: str
-    value: float
-    kind: Kind = "measured"
-    strategy: str = ""
-    source: str = ""
-    target_name: str = ""
-    origin: str = "run"
-    run: str = ""
-    when: str = ""
-    facts: Mapping[str, float] = field(default_factory=dict)
-    items: int = 0
+    target: _Named
+    model: _Named
+    metric: _Named
+    value: Annotated[_Number, Field(description="a finite number")]
+    kind: Annotated[Kind, Field(description=f"one of {', '.join(KINDS)}")] = "measured"
+    strategy: _Text = ""
+    source: _Text = ""
+    target_name: _Text = ""
+    origin: _Text = "run"
+    run: _Text = ""
+    when: _Text = ""
+    facts: _Facts = field(default_factory=dict)
+    items: Annotated[int, Field(ge=0, description="an int >= 0")] = 0
 
     def __post_init__(self) -> None:
         try:
@@ -94,32 +104,12 @@ class Result:
             raise ConfigError(f"The {name!r} of a result must be {needed}. Got {found!r}.") from None
 
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
-_Text = Annotated[str, Field(description="text")]
-_Named = Annotated[str, Field(min_length=1, description="text, and not be empty")]
-
-
-class _Row(BaseModel):
-    """What a result may hold, whoever wrote it: a run, a file of others, a damaged database."""
-
-    model_config = ConfigDict(strict=True)
-
-    target: _Named
-    model: _Named
-    metric: _Named
-    value: _Number = Field(description="a finite number")
-    kind: Kind = Field(description=f"one of {', '.join(KINDS)}")
-    strategy: _Text
-    source: _Text
-    target_name: _Text
-    origin: _Text
-    run: _Text
-    when: _Text
-    facts: Annotated[
-        dict[str, _Number], BeforeValidator(lambda value: dict(value) if isinstance(value, Mapping) else value)
-    ] = Field(description="finite numbers by name")
-    items: int = Field(ge=0, description="an int >= 0")
-
+_Row = create_model(
+    "_Row",
+    __config__=ConfigDict(strict=True),
+    **{name: (hint, ...) for name, hint in get_type_hints(Result, include_extras=True).items()},  # type: ignore[call-overload]
+)
+"""Checks a result, whoever wrote it: a run, a file of others, a damaged database."""
 
 _COLUMNS = tuple(column.name for column in fields(Result))
 _NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)

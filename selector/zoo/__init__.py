@@ -23,7 +23,6 @@ from selector.core.units import words
 from selector.zoo.own import as_spec, is_module
 from selector.zoo.own import make_spec as Model
 from selector.zoo.spec import (
-    FILE_SOURCES,
     SOURCES,
     Location,
     ModelSpec,
@@ -92,7 +91,7 @@ def load_zoo(
         models = tuple(as_spec(model, name) for name, model in named)
         return _unique(Zoo(models=models, trusted=True), {}, "zoo")
     except ValidationError as error:
-        raise ZooError(explain_at(error, {}, "zoo", ())) from None
+        raise ZooError(explain_at(error, {}, "zoo")) from None
 
 
 def _read(path: Path, *, trusted: bool) -> Zoo:
@@ -122,44 +121,23 @@ def _read(path: Path, *, trusted: bool) -> Zoo:
         raise ZooError(f"{where}: not valid YAML: {problem}.") from None
     lines: dict[Location, int] = {}
     _collect_lines(node, (), lines, str(path), set())
-    if isinstance(data, dict):
-        _refuse_internal(data, lines, str(path))
+    if isinstance(data, dict) and "trusted" in data:  # frozen runs carry it
+        raise ZooError(
+            f"{path}:{lines['trusted',]} trusted: unknown key 'trusted'; known keys: {', '.join(known_keys(('trusted',)))}."
+        )
     if not isinstance(data, dict) or not data.get("models"):
         raise ZooError(f"{path}:1: expected a mapping with a list 'models', such as 'models: [timm:resnet18]'.")
     defaults = data.get("defaults") or {}
     if isinstance(defaults, dict) and isinstance(data["models"], list):
-        data["models"] = [_with_defaults(entry, defaults, path.parent) for entry in data["models"]]
+        data["models"] = [_with_defaults(entry, defaults) for entry in data["models"]]
     try:
-        zoo = Zoo.model_validate({**data, "trusted": trusted})
+        zoo = Zoo.model_validate({**data, "trusted": trusted}, context=path.parent.resolve())
     except ValidationError as error:
-        raise ZooError(explain_at(error, lines, str(path), data["models"])) from None
+        raise ZooError(explain_at(error, lines, str(path))) from None
     return _unique(zoo, lines, str(path))
 
 
-def _refuse_internal(data: dict[str, Any], lines: dict[Location, int], where: str) -> None:
-    """Keys that frozen runs carry, but that a file may not decide about itself: trust, and folders."""
-    places: list[tuple[Location, object]] = [(("trusted",), data)]
-    for index, entry in enumerate(data["models"] if isinstance(data.get("models"), list) else []):
-        if isinstance(entry, dict):
-            text = entry.get("text")
-            places += [
-                (("models", index, "base"), entry),
-                (("models", index, "weights", "base"), entry.get("weights")),
-                (
-                    ("models", index, "text", "tokenizer", "base"),
-                    text.get("tokenizer") if isinstance(text, dict) else None,
-                ),
-            ]
-    for location, holder in places:
-        key = str(location[-1])
-        if isinstance(holder, dict) and key in holder:
-            raise ZooError(
-                f"{where}:{lines[location]} {dotted(location)}: unknown key '{key}'; known keys: "
-                f"{', '.join(known_keys(location))}."
-            )
-
-
-def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> object:
+def _with_defaults(entry: Any, defaults: dict[str, Any]) -> object:
     entry = {"source": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, dict):
         return entry
@@ -169,22 +147,7 @@ def _with_defaults(entry: Any, defaults: dict[str, Any], folder: Path) -> object
         merged["tags"] = [*defaults["tags"], *own]
     if isinstance(defaults.get("preprocess"), dict) and isinstance(entry.get("preprocess") or {}, dict):
         merged["preprocess"] = {**defaults["preprocess"], **(entry.get("preprocess") or {})}
-    base = str(folder.resolve())
-    if "weights" in merged:
-        merged["weights"] = _based(merged["weights"], base)
-    text = merged.get("text")
-    if isinstance(text, dict) and "tokenizer" in text:
-        merged["text"] = {**text, "tokenizer": _based(text["tokenizer"], base)}
-    if any(str(merged.get("source", "")).startswith(f"{source}:") or source in merged for source in FILE_SOURCES):
-        merged["base"] = base
     return merged
-
-
-def _based(file: object, base: str) -> object:
-    """A file that no package and no variable holds lies beside the zoo file."""
-    if isinstance(file, dict) and not file.get("package") and not file.get("env"):
-        return {**file, "base": base}
-    return file
 
 
 def _unique(zoo: Zoo, lines: dict[Location, int], where: str) -> Zoo:

@@ -17,9 +17,11 @@ from pydantic import (
     Field,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from selector import modalities
 from selector.core.errors import WeightsMissing, ZooError, did_you_mean
@@ -46,6 +48,25 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _beside_the_zoo(base: str | None, info: ValidationInfo) -> str | None:
+    """The folder that a path starts at: in a zoo file (``context`` is its folder) that of the file, which may name none."""
+    if info.context is None:
+        return base  # frozen runs carry it
+    if base is not None:
+        raise PydanticCustomError("extra_forbidden", "it is not for a file to say")
+    said = info.data
+    elsewhere = said.get("package") or said.get("env")
+    is_path = "source" not in said or said["source"].partition(":")[0] in FILE_SOURCES
+    return str(info.context) if is_path and not elsewhere else None
+
+
+_Base = Annotated[
+    str | None,
+    AfterValidator(_beside_the_zoo),
+    Field(validate_default=True, exclude_if=lambda value: value is None),
+]
+
+
 class WeightsFile(_Strict):
     """A weights file: inside an installed pip package, a folder named by an environment variable,
     or next to the zoo file. ``file`` may not leave that folder."""
@@ -54,7 +75,7 @@ class WeightsFile(_Strict):
     package: str | None = Field(default=None, pattern=r"^[A-Za-z][\w-]*$")  # not __main__
     env: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
     mapping: Literal["by_name", "by_position"] = "by_name"
-    base: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    base: _Base = None
 
     @field_validator("file")
     @classmethod
@@ -186,7 +207,7 @@ class ModelSpec(_Strict):
     upstream_accuracy: float | None = Field(default=None, ge=0, le=100)
     params: int | None = Field(default=None, gt=0)
     pretraining: str | None = None
-    base: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    base: _Base = None
 
     def __init__(self, **data: object) -> None:
         try:
@@ -313,9 +334,7 @@ def dotted(location: Location) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
-def explain_at(
-    error: ValidationError, lines: dict[Location, int], where: str, models: object, within: Location = ()
-) -> str:
+def explain_at(error: ValidationError, lines: dict[Location, int], where: str, within: Location = ()) -> str:
     """The first validation error as ``file:line models[1].sorce: unknown key ...``."""
     # an unknown key is the likeliest slip, and explains a 'source' that seems to be missing
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
@@ -345,7 +364,7 @@ def explain_at(
 
 def explain(error: ValidationError, name: str) -> str:
     """The first error of an entry that was made in a library call."""
-    return explain_at(error, {}, name, (), within=("models", 0))
+    return explain_at(error, {}, name, ("models", 0))
 
 
 def _shown(value: object) -> str:

@@ -21,18 +21,12 @@ class TimmFacts:
     Attributes:
         img_size: side in pixels that the figures hold for.
         imagenet: top-1 in per cent on ImageNet-1k.
-        real: likewise on its ReaL labels.
-        rendition: likewise on ImageNet-R.
-        sketch: likewise on ImageNet-Sketch.
         parameters: count, the head of the source task included.
         operations: multiply-adds an image of that size.
     """
 
     img_size: int
     imagenet: float
-    real: float | None
-    rendition: float | None
-    sketch: float | None
     parameters: int
     operations: float | None
 
@@ -60,16 +54,9 @@ def _table() -> dict[str, TimmFacts]:
 
 
 def _facts(row: dict[str, str]) -> TimmFacts:
-    real, rendition, sketch, gmacs = (
-        float(row[name]) if row[name] else None
-        for name in ("imagenet_real_top1", "imagenet_r_top1", "sketch_top1", "gmacs")
-    )
     return TimmFacts(
         int(row["img_size"]),
         float(row["imagenet_top1"]),
-        real,
-        rendition,
-        sketch,
         round(float(row["params_millions"]) * 1e6),
-        None if gmacs is None else gmacs * 1e9,
+        float(row["gmacs"]) * 1e9 if row["gmacs"] else None,
     )

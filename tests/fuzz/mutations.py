@@ -2,7 +2,8 @@
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 VALUES: tuple[Any, ...] = (
@@ -37,6 +38,13 @@ def json_mutation(tree: Any, rng: random.Random) -> tuple[str, Any]:
     else:
         holder[key] = rng.choice(VALUES)
     return f"{how} {'.'.join(map(str, path))} -> {str(holder)[:80] if how == 'unknown' else ''}", changed
+
+
+def one_changed(files: Mapping[Path, bytes], rng: random.Random) -> None:
+    """Writes all files as they were, but one."""
+    changed = rng.choice(list(files))
+    for path, content in files.items():
+        path.write_bytes(byte_mutation(content, rng) if path == changed else content)
 
 
 def byte_mutation(content: bytes, rng: random.Random) -> bytes:

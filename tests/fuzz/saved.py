@@ -21,7 +21,7 @@ from selector.tuning.adapt import AdaptationResult
 from selector.zoo import ModelSpec
 from tests.data import test_boxes as boxes
 from tests.data import test_masks as masks
-from tests.fuzz.mutations import byte_mutation, json_mutation
+from tests.fuzz.mutations import byte_mutation, json_mutation, one_changed
 from tests.report import samples
 from tests.sources.samples import load, spec
 from tests.support.text_models import text_model
@@ -233,14 +233,10 @@ def domains(folder: Path) -> Case:
         path = folder / ("new" if i % 2 else f"source/{'ab'[i % 4 // 2]}") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-    changed = [folder / "new" / "3.png", folder / "source" / "a" / "4.png"]
-    kept = {path: path.read_bytes() for path in changed}
+    files = {path: path.read_bytes() for path in (folder / "new" / "3.png", folder / "source" / "a" / "4.png")}
 
     def case(rng: random.Random) -> None:
-        for path, content in kept.items():
-            path.write_bytes(content)
-        path = rng.choice(changed)
-        path.write_bytes(byte_mutation(kept[path], rng))
+        one_changed(files, rng)
         target = load_target(folder / "new", source_domain=folder / "source")
         assert len(target.indices("unlabeled")) == len(target) - 10
 

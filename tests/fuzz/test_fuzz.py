@@ -38,7 +38,7 @@ from selector.zoo import ModelSpec, load_zoo, shipped_zoo_path
 from tests.data import test_boxes as boxes
 from tests.data import test_masks as masks
 from tests.fuzz import saved
-from tests.fuzz.mutations import byte_mutation, json_mutation
+from tests.fuzz.mutations import byte_mutation, json_mutation, one_changed
 from tests.report import samples
 from tests.sources.samples import onnx_file
 from tests.tuning.samples import MNIST
@@ -271,13 +271,13 @@ def coco_json(folder: Path) -> Case:
     return case
 
 
-def annotated(folder: Path, path: Path, target: Path | None = None) -> Case:
-    """A folder of which one file is changed."""
-    content = path.read_bytes()
+def annotated(target: Path, *paths: Path) -> Case:
+    """A folder, or a file, of which one file is changed."""
+    files = {path: path.read_bytes() for path in paths}
 
     def case(rng: random.Random) -> None:
-        path.write_bytes(byte_mutation(content, rng))
-        check_annotations(load_target(target or folder))
+        one_changed(files, rng)
+        check_annotations(load_target(target))
 
     return case
 
@@ -298,22 +298,13 @@ def voc(folder: Path) -> Case:
 def yolo(folder: Path) -> Case:
     boxes.yolo(folder)
     (folder / "data.yaml").write_text("path: .\ntrain: images\nnames:\n  0: cat\n  1: dog\n")
-    labels = annotated(folder, folder / "labels" / "03.txt")
-    names = annotated(folder, folder / "data.yaml")
-    kept = {path: path.read_bytes() for path in (folder / "labels" / "03.txt", folder / "data.yaml")}
-
-    def case(rng: random.Random) -> None:
-        for path, content in kept.items():
-            path.write_bytes(content)
-        (labels if rng.random() < 0.5 else names)(rng)
-
-    return case
+    return annotated(folder, folder / "labels" / "03.txt", folder / "data.yaml")
 
 
 def box_table(folder: Path) -> Case:
     boxes.pictures(folder / "images")
     path = boxes.csv(folder / "a.csv", boxes.csv_rows())
-    return annotated(folder, path, path)
+    return annotated(path, path)
 
 
 def box_samples(folder: Path) -> Case:

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import selector
 from selector.core.contracts import Progress
@@ -46,18 +44,6 @@ class Kept:
         self.closed += 1
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for number in range(24):
-        picture = rng.integers(0, 90, (40, 40, 3), dtype=np.uint8)
-        picture[..., number % 2] += 120
-        folder = root / ("red", "green")[number % 2]
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{number}.png")
-    return root
-
-
 def test_a_run_reaches_every_logger(photos: Path, tmp_path: Path) -> None:
     """Losses while it trains, then settings, final metrics, figures, the table and the report."""
     kept = Kept()
@@ -75,7 +61,7 @@ def test_a_run_reaches_every_logger(photos: Path, tmp_path: Path) -> None:
             losses.setdefault(name, []).append((step, pytest.approx(value, rel=1e-5)))
     assert [1, 2, 3, 4, 5, 6] in [[step for step, _ in points] for points in losses.values()]
     assert {"ranking.csv", "run.json", "report.html"} <= set(kept.files)
-    assert kept.settings["target.items"] == 24
+    assert kept.settings["target.items"] == 60
     test = dict(ranking.best.measurements[-1].test)
     assert (f"test/accuracy/tiny/resnet é {ranking.best.measurements[-1].strategy}", test["accuracy"]) in [
         (name, value) for name, value, _ in kept.values
@@ -102,7 +88,7 @@ def _in_mlflow(store: Path, losses: dict[str, list[tuple[int, float]]], test: di
     experiment = client.get_experiment_by_name("selector")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.status, run.data.params["target.items"]) == ("FINISHED", "24")
+    assert (run.info.status, run.data.params["target.items"]) == ("FINISHED", "60")
     for name, points in losses.items():
         found = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
         assert sorted(found) == sorted(points, key=lambda point: point[0])

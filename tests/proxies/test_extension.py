@@ -1,5 +1,8 @@
 """A proxy of one's own: one decorated function, a plain callable."""
 
+import inspect
+import typing
+
 import numpy as np
 import pytest
 
@@ -68,3 +71,9 @@ def test_the_public_name(mixture):
     import selector
 
     assert selector.score(*mixture(), "logme").value == proxies.score(*mixture(), "logme").value
+
+
+def test_type_checkers_know_every_option():
+    known = {name for name in inspect.signature(proxies.score).parameters if name != "params"}
+    for overload in typing.get_overloads(proxies.score):
+        assert known <= set(inspect.signature(overload).parameters)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import selector.proxies as proxies
-from selector.core.contracts import Score
 from selector.core.stats import t_quantile
 from selector.features import FeatureSet
 
@@ -118,6 +117,23 @@ def test_rows_of_one_item_count_once(kind):
         assert alone < 0.75 * grouped, (name, grouped, alone)
 
 
+def covered(found):
+    """How often intervals, of (value, low, high), hold the mean of the values."""
+    value, low, high = np.array(found).T
+    return float(((low <= value.mean()) & (value.mean() <= high)).mean())
+
+
+def of_samples(name, seeds, rows, width, classes):
+    """(value, low, high) on samples of one population."""
+    means = 0.4 * np.random.default_rng(5).standard_normal((classes, width))
+    spread = np.linspace(1.5, 0.3, width)
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, classes, rows)
+        score = proxies.score(means[labels] + rng.standard_normal((rows, width)) * spread, labels, name, intervals=True)
+        yield score.value, score.low, score.high
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multilabel", "real"])
 @pytest.mark.parametrize("missing", [0.0, 0.1])
@@ -142,10 +158,7 @@ def test_intervals_of_labels_and_real_values_cover(kind, missing):
             chosen = scores if name == "all" else {name: scores[name]}
             combined = combine({"model": chosen}, facts)["model"]
             found[name].append((combined.value, combined.low, combined.high))
-    coverage = {}
-    for name, rows in found.items():
-        value, low, high = np.array(rows).T
-        coverage[name] = float(((low <= value.mean()) & (value.mean() <= high)).mean())
+    coverage = {name: covered(rows) for name, rows in found.items()}
     # blocks do not see that the frequencies of the sample are taken out of LogME: alone it is too wide for labels
     assert all(covered >= 0.82 for covered in coverage.values()), coverage
     assert coverage["all"] <= 0.97, coverage
@@ -157,38 +170,15 @@ def test_intervals_of_labels_and_real_values_cover(kind, missing):
 )
 def test_intervals_cover_the_expected_score(name):
     """Nominal 90%; the estimand is the mean score of fresh samples of the same size."""
-    means = 0.4 * np.random.default_rng(5).standard_normal((4, 40))
-    spread = np.linspace(1.5, 0.3, 40)
-    values, ends = [], []
-    for repeat in range(600):
-        rng = np.random.default_rng(repeat)
-        labels = rng.integers(0, 4, 250)
-        score = proxies.score(means[labels] + rng.standard_normal((250, 40)) * spread, labels, name, intervals=True)
-        assert isinstance(score, Score)
-        values.append(score.value)
-        ends.append((score.low, score.high))
-    low, high = np.array(ends).T
-    covered = float(((low <= np.mean(values)) & (np.mean(values) <= high)).mean())
-    assert 0.84 <= covered <= 0.95, covered
+    found = covered(list(of_samples(name, range(600), 250, 40, 4)))
+    assert 0.84 <= found <= 0.95, found
 
 
 @pytest.mark.slow
 def test_intervals_of_neighbors_cover_three_populations():
     """Nominal 90%, class shares drawn with every sample. With neighbors left in, rows left out as queries alone, it
     was 86% over these three."""
-    covered = {}
-    for rows, width, classes in ((250, 40, 4), (120, 20, 2), (400, 64, 10)):
-        means = 0.4 * np.random.default_rng(5).standard_normal((classes, width))
-        spread = np.linspace(1.5, 0.3, width)
-        found = []
-        for repeat in range(300):
-            rng = np.random.default_rng(1000 + repeat)
-            labels = rng.integers(0, classes, rows)
-            score = proxies.score(
-                means[labels] + rng.standard_normal((rows, width)) * spread, labels, "knn", intervals=True
-            )
-            found.append((score.value, score.low, score.high))
-        value, low, high = np.array(found).T
-        covered[rows, width, classes] = float(((low <= value.mean()) & (value.mean() <= high)).mean())
-    assert 0.88 <= np.mean(list(covered.values())) <= 0.96, covered
-    assert min(covered.values()) >= 0.86, covered
+    populations = ((250, 40, 4), (120, 20, 2), (400, 64, 10))
+    found = {of: covered(list(of_samples("knn", range(1000, 1300), *of))) for of in populations}
+    assert 0.88 <= np.mean(list(found.values())) <= 0.96, found
+    assert min(found.values()) >= 0.86, found
