@@ -18,14 +18,13 @@ from selector.config import ScanConfig
 from selector.core.contracts import ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, StoreError, TargetError
 from selector.data._items import ConcatItems, SubsetItems
-from selector.modalities.image import pixel_limit
 from selector.report.html import write_report
 from selector.report.overview import FailedTarget, Rankings, write_overview
 from selector.report.ranking import Ranking
 from selector.run.job import Failure
 from selector.scan.candidate import Candidate
 from selector.scan.checks import open_executor
-from selector.scan.dataset_view import Rows, offline_hub
+from selector.scan.dataset_view import Rows
 from selector.scan.extraction import Extraction
 from selector.scan.scoring import ToScore
 from selector.scan.selection import by_network
@@ -104,11 +103,7 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
     root = _root(config, targets)
     members = [_Member(name) for name in _names(targets)]
     errors: list[ConfigError] = []
-    with (
-        offline_hub(config.offline),
-        pixel_limit(config.pixels),
-        open_executor(config, notify, config.max_memory) as executor,
-    ):
+    with open_executor(config, notify, config) as executor:
         for member, target in zip(members, targets, strict=True):
             changes: dict[str, object] = {} if root is None else {"out": root / member.name}
             if isinstance(config.scan_budget, float):
