@@ -292,30 +292,16 @@ def _operations(found: _Found, modality: str) -> tuple[float, float] | None:
 
 def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tuple[str, ...]:
     """What the budget will train, by the passes of the quickest models: which of them lead, the scan says first."""
-    task = tasks.task_of(data)
     known = sorted(
-        (seconds * _grown(_size(found), config.resolution), found.spec.name, _size(found))
+        (seconds, found.spec.name, _size(found))
         for found in looked
-        if (seconds := _pass(found, data))
+        if (seconds := _pass(found, data, config.resolution))
     )
     if not known or config.seconds is None or config.source_domain is not None:
         return ()
     names = known[: config.top_k or 3]
-    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
-    batch = task.batch(train)
-    an_epoch = max(1, train // batch)
-    costs = [plans.StrategyCost.of_passes(seconds, batch, val) for seconds, _, _ in names]
-    reserve = 3.0 + test * names[0][0]
     trained = [name for name in config.strategies if name != "frozen"] or ["frozen"]
-    found = plans.foresee(
-        [cost for cost in costs for _ in trained],
-        budget=config.seconds - reserve,
-        max_steps=config.max_steps or plans.usual_steps(an_epoch),
-        steps_an_epoch=an_epoch,
-        reduced=config.resolution is None,
-        again=(train + val) / train if config.refit else 0.0,
-    )
-    least = plans.least_budget(costs[0], an_epoch, reduced=config.resolution is None) + reserve
+    found, least = _foreseen([seconds for seconds, _, _ in names for _ in trained], data, config, config.seconds)
     told = f"the smallest budget that fine-tunes {names[0][1]} is about {format_duration(least)}."
     budget = format_duration(config.seconds)
     if found is None:
@@ -330,22 +316,43 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
     return (f"{budget} will train, if they lead: {models}, {strategies}{at}, about {found.epochs:.0f} epochs; {told}",)
 
 
-def _grown(size: tuple[int, int, int] | None, resolution: int | None) -> float:
-    """By how much a pass takes longer at the resolution that the training is given."""
-    return 1.0 if size is None or resolution is None else (resolution / min(size[1:])) ** 2
+def _foreseen(
+    passes: Sequence[float], data: Target, config: ScanConfig, budget: float
+) -> tuple[plans.Forecast | None, float]:
+    """What a budget leaves configurations whose forward pass of an item takes so many seconds, and the least budget that
+    fine-tunes the first one."""
+    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
+    batch = tasks.task_of(data).batch(train)
+    an_epoch = max(1, train // batch)
+    costs = [plans.StrategyCost.of_passes(seconds, batch, val) for seconds in passes]
+    reserve = 3.0 + test * passes[0]
+    found = plans.foresee(
+        costs,
+        budget=budget - reserve,
+        max_steps=config.max_steps or plans.usual_steps(an_epoch),
+        steps_an_epoch=an_epoch,
+        reduced=config.resolution is None,
+        again=(train + val) / train if config.refit else 0.0,
+    )
+    return found, plans.least_budget(costs[0], an_epoch, reduced=config.resolution is None) + reserve
 
 
-def _pass(found: _Found, data: Target) -> float | None:
-    """Seconds an item of a forward pass, as measured here or from the operations; None where nothing tells."""
+def _pass(found: _Found, data: Target, resolution: int | None) -> float | None:
+    """Seconds an item of a forward pass, as measured here or from the operations, at the resolution that the training is
+    given; None where nothing tells."""
     if found.note:
         return None
     if found.rate:
-        return 1 / found.rate
-    if found.cost is not None and found.cost.image_seconds:
-        return found.cost.image_seconds
-    operations = _operations(found, data.modality)
-    share = math.sqrt(EFFICIENCY[0] * EFFICIENCY[1])
-    return None if operations is None else math.sqrt(operations[0] * operations[1]) / (arithmetic_rate() * share)
+        seconds = 1 / found.rate
+    elif found.cost is not None and found.cost.image_seconds:
+        seconds = found.cost.image_seconds
+    elif (operations := _operations(found, data.modality)) is not None:
+        share = math.sqrt(EFFICIENCY[0] * EFFICIENCY[1])
+        seconds = math.sqrt(operations[0] * operations[1]) / (arithmetic_rate() * share)
+    else:
+        return None
+    size = _size(found)
+    return seconds * (1.0 if size is None or resolution is None else (resolution / min(size[1:])) ** 2)
 
 
 @functools.cache
@@ -391,22 +398,10 @@ def _fits(
 def _budgeted(found: _Found, data: Target, config: ScanConfig) -> tuple[float, float | None]:
     """(share of its own side, epochs) that the budget leaves a model that is trained alone; no epochs are None where its
     speed is not known, and 0 where the budget is too short."""
-    task = tasks.task_of(data)
-    seconds = _pass(found, data)
+    seconds = _pass(found, data, config.resolution)
     if seconds is None or config.seconds is None:
         return 1.0, None
-    seconds *= _grown(_size(found), config.resolution)
-    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
-    batch = task.batch(train)
-    an_epoch = max(1, train // batch)
-    told = plans.foresee(
-        [plans.StrategyCost.of_passes(seconds, batch, val)],
-        budget=config.seconds - 3.0 - test * seconds,
-        max_steps=config.max_steps or plans.usual_steps(an_epoch),
-        steps_an_epoch=an_epoch,
-        reduced=config.resolution is None,
-        again=(train + val) / train if config.refit else 0.0,
-    )
+    told, _ = _foreseen([seconds], data, config, config.seconds)
     return (1.0, 0.0) if told is None else (told.factor, told.epochs)
 
 
