@@ -533,6 +533,7 @@ class BudgetedRounds(Rounds):
                 candidate.pruned = (
                     f"{when}: the scan budget of {self._budget.told} went to models that promise more for their price"
                 )
+                candidate.over_budget = True
                 candidate.spared = self.extraction.estimate(candidate.spec, self._items - rows)
 
     # ---------------------------------------------------------------- order
@@ -550,11 +551,11 @@ class BudgetedRounds(Rounds):
 
     def _leading(self) -> tuple[frozenset[str], frozenset[str]]:
         """The first k networks, and the models that are not significantly different from the best."""
-        known = [c for c in self.running if c.transferability is not None]
+        known = {c.spec.name: c.transferability for c in self.running if c.transferability is not None}
 
         def value(network: SameNetwork) -> float:
-            return max((c.transferability.value for c in network.members if c.transferability), default=-math.inf)
+            return max(known[c.spec.name].value for c in network.members)
 
-        ordered = sorted(by_network(known), key=value, reverse=True)
-        tied = frozenset(c.spec.name for c in known if c.transferability is not None and c.transferability.tied)
-        return frozenset(network.name for network in ordered[: self._top_k]), tied
+        networks = by_network(c for c in self.running if c.spec.name in known)
+        first = sorted(networks, key=value, reverse=True)[: self._top_k]
+        return frozenset(n.name for n in first), frozenset(name for name, found in known.items() if found.tied)
