@@ -39,22 +39,8 @@ def frame(ranking: results.StoredRanking, *, short: bool = False) -> pandas.Data
 
 
 def _row(model: ModelResult, proxies: list[str]) -> dict[str, object]:
-    row: dict[str, object] = {
-        "rank": model.rank,
-        "model": model.name,
-        "source": model.spec.get("source"),
-        "status": model.status,
-        "reason": model.reason,
-        "traceback": model.traceback,
-        "transferability": model.transferability,
-        "transferability_low": model.transferability_low,
-        "transferability_high": model.transferability_high,
-        "p_best": model.p_best,
-        "p_top_k": model.p_top_k,
-        "mean_rank": model.mean_rank,
-        "tied": model.tied,
-        "normalized_score": model.normalized_score,
-    }
+    row: dict[str, object] = {"rank": model.rank, "model": model.name, "source": model.spec.get("source")}
+    row |= {name: getattr(model, name) for name in _AS_THEY_ARE}
     if model.prior is not None:
         row |= {
             "prior": model.prior.shift,
@@ -93,6 +79,10 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, object]:
     }
 
 
+_AS_THEY_ARE = (
+    *("status", "reason", "traceback", "transferability", "transferability_low", "transferability_high"),
+    *("p_best", "p_top_k", "mean_rank", "tied", "normalized_score"),
+)
 _SHORT = ("rank", "model", "status", "transferability", "transferability_low", "transferability_high", "p_best", "tied")
 _ELSEWHERE = ("backend", "precision")  # of the extraction, under the same names
 
