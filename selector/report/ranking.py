@@ -33,7 +33,7 @@ def frame(ranking: results.StoredRanking, *, short: bool = False) -> pandas.Data
     found = pd.DataFrame(rows)
     if not short:
         return found
-    measured = [name for name in found if re.fullmatch(r"measured_[a-z0-9]+_(val|test)", str(name))]
+    measured = [name for name in found if re.fullmatch(r"measured_[^_]+_(val|test)", str(name))]
     wanted = [*_SHORT, *measured, "parameters"]
     return found[[name for name in wanted if name in found and bool(found[name].notna().any())]]
 
