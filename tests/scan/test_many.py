@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import selector
-from selector.cli import app
 from selector.core.errors import OptionError, StoreError, TargetError
 from selector.report.overview import FailedTarget, Rankings, _smallest_cover, overview
 from selector.scan.many import _Member
@@ -22,6 +20,7 @@ from tests.conftest import image_folder
 from tests.report.samples import ranking as sample
 from tests.scan.samples import of_torch_alone
 from tests.scan.test_scan import table
+from tests.support.commands import run
 
 FAST = of_torch_alone("crashes")
 ZOO = FAST["zoo"]
@@ -84,11 +83,11 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders, tmp_path):
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text(json.dumps({"models": [{"name": s.name, "source": s.source} for s in ZOO[:2]]}))
     words = [
-        "scan", f"@{names}", "--zoo", str(zoo), "--store", str(tmp_path / "s"), "--out", str(tmp_path / "all"),
+        "scan", f"@{names}", "--zoo", zoo, "--store", tmp_path / "s", "--out", tmp_path / "all",
         "--trust-zoo", "--isolate", "off", "--no-confirm", "--proxies", "knn", "--backend", "eager",
         "--precision", "float32", "--measure-cost", "never",
     ]  # fmt: skip
-    ran = CliRunner().invoke(app, [*words, "--json"])
+    ran = run(*words, "--json")
     assert ran.exit_code == 3, ran.output  # a target failed
     said = json.loads(ran.stdout)
     assert [row["name"] for row in said["overview"]["targets"]] == ["first", "second", "empty"]
@@ -99,7 +98,7 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders, tmp_path):
     assert "Content-Security-Policy" in page
     assert (tmp_path / "all" / "second" / "run.json").is_file()
     assert json.loads((tmp_path / "all" / "overview.json").read_text())["cover"]
-    assert "targets, within 0.02 of the best transferability" in CliRunner().invoke(app, words).stdout
+    assert "targets, within 0.02 of the best transferability" in run(*words).stdout
 
 
 def ranking(name: str, values: dict[str, float], tied: tuple[str, ...] = ()) -> selector.Ranking:
