@@ -129,7 +129,7 @@ def report_frames(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat
 def _listed(pairs: Sequence[Pair], target: Target) -> tuple[str, list[Mapping[str, object]]]:
     """The pair that is most alike, in words, and the leading ones by name."""
     leading = sorted(pairs, key=lambda pair: -pair.similarity)[:LISTED]
-    listed = [
+    listed: list[Mapping[str, object]] = [
         {
             "held_out": target.names[pair.held_out],
             "split": str(target.splits[pair.held_out]),
