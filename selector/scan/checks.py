@@ -20,7 +20,7 @@ from selector.core.task import Task
 from selector.modalities.image import pixel_limit
 from selector.options.data import DataOptions
 from selector.options.training import TOP_K, TrainingOptions
-from selector.proxies import DEFAULT_PROXIES, proxy_name
+from selector.proxies import default_proxies, proxy_name
 from selector.report.ranking import Ranking, load_ranking
 from selector.results import BEST, RUN_FILE, best_folder
 from selector.run.executor import Executor, InProcess, Routed
@@ -39,20 +39,28 @@ _OF_STEPS = ("augment", "balance", "label_smoothing", "averaging")
 """Options that only a training by gradient steps reads."""
 
 
-def check_names(config: ScanConfig) -> tuple[list[ProxyLike], list[str]]:
-    """The proxies and their names; every name of the call is known.
+def check_names(config: ScanConfig) -> None:
+    """Every name of the call is known.
 
     Raises:
         ConfigError: a proxy, strategy, precision, backend or device that there is not.
     """
     from selector.extract.backends import BACKENDS, PRECISIONS, check_choice
 
-    wanted: list[ProxyLike] = list(config.proxies or DEFAULT_PROXIES)
-    names = [proxy_name(proxy) for proxy in wanted]
+    for proxy in config.proxies or ():
+        proxy_name(proxy)
     check_choice("precision", config.precision, PRECISIONS)
     check_choice("backend", config.backend, BACKENDS)
     check_strategies(config)
-    return wanted, names
+
+
+def proxies_of(config: ScanConfig, target: Target) -> list[ProxyLike]:
+    """Those of the call, or what applies to the target's labels."""
+    if config.proxies:
+        return list(config.proxies)
+    task = tasks.task_for(target)
+    usual = (task and task.proxies) or default_proxies(target.label_kind)
+    return list(dict.fromkeys([*usual, *(task.members.get(target.modality, ()) if task else ())]))
 
 
 def check_strategies(config: ScanConfig | ConfirmConfig) -> None:

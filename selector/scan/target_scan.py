@@ -19,7 +19,6 @@ from selector.core.preprocess import Preprocess
 from selector.core.system import versions
 from selector.core.units import format_duration
 from selector.extract.job import Isolation, layer_specs
-from selector.proxies import default_proxies
 from selector.ranking.combination import OUT, LabelFacts, combine, out_of_reach
 from selector.ranking.forecast import of_metric
 from selector.ranking.outlook import Outlook
@@ -35,6 +34,7 @@ from selector.scan.checks import (
     limits_of,
     load_target,
     open_store,
+    proxies_of,
     run_folder,
     save_run,
     settled_top_k,
@@ -123,21 +123,16 @@ class TargetScan:
     def __init__(self, target: object, config: ScanConfig, executor: Executor, notify: ProgressCallback) -> None:
         self._started = time.perf_counter()
         self._config = config
-        wanted, names = check_names(config)
+        check_names(config)
         self._store = open_store(config.store)
         data = load_target(target, config)
         check_for_target(config, data)
         task = tasks.task_for(data)
-        if not config.proxies:  # what applies to the target's labels
-            usual = (task and task.proxies) or default_proxies(data.label_kind)
-            members = task.members.get(data.modality, ()) if task else ()
-            names = list(dict.fromkeys([*usual, *members]))
-            wanted = list(names)
-        self._names = names
+        wanted = proxies_of(config, data)
         self.rounds: Rounds | None = None
         self._ready: Ranking | None = None
         if not modalities.of(data).has_models:
-            self._ready = rank_rows(data, wanted, names, config, notify)
+            self._ready = rank_rows(data, wanted, config, notify)
             return
         self._specs, self._trusted = choose_specs(data, config)
         if config.zero_shot:
@@ -203,7 +198,7 @@ class TargetScan:
             target=summarize(data),
             settings={
                 **config.record(),
-                "proxies": self._names,
+                "proxies": [name for name, _ in self._scoring.proxies],
                 "top_k": self._top_k,
                 "store": str(self._store.root),
                 "history": self._past is not None,
