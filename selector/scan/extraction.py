@@ -7,17 +7,16 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import UNLABELED, Encoder, Progress, ProgressCallback, Target
+from selector.core.contracts import UNLABELED, Encoder, Progress, ProgressCallback, Target, no_progress
 from selector.core.errors import MALFORMED, ConfigError, SelectorError, StoreError
 from selector.core.preprocess import AnyPreprocess
 from selector.core.progress import under_way
 from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, Isolation, layer_specs
-from selector.extract.known_costs import CostMode
 from selector.extract.workspace import Workspace
 from selector.modalities.image import canvas_of
 from selector.run.executor import Executor, InProcess, Routed
@@ -98,14 +97,9 @@ class Extraction:
         self,
         target: Target,
         store: FeatureStore,
-        device: str,
-        precision: str,
-        backend: str,
-        on_invalid: Literal["raise", "skip"],
-        trusted: bool,
-        notify: ProgressCallback,
-        limits: Limits = NO_LIMITS,
-        cost: CostMode = "never",
+        settings: ExtractSettings,
+        notify: ProgressCallback = no_progress,
+        *,
         executor: Executor | None = None,
         isolation: Isolation = NOT_ISOLATED,
         scores: ScoreSettings | None = None,
@@ -113,10 +107,7 @@ class Extraction:
         self.store = store
         self.notify = notify
         aspect = canvas_of(target.items, 224) if reads_maps(target) else None
-        reader = reader_of(target)
-        self.job_settings = ExtractSettings(
-            device, precision, backend, trusted, on_invalid, cost, limits, reader, aspect
-        )
+        self.job_settings = replace(settings, reader=reader_of(target), aspect=aspect)
         self.work = Workspace(target, store, self.job_settings, notify)
         self.executor: Executor = executor or Routed(InProcess(), Pool(1, notify=notify, pinned=False))
         self.isolation = isolation
@@ -405,6 +396,5 @@ def _fail(candidates: Sequence[Candidate], failure: Failure | None) -> None:
 
 def _reopened(kind: type[Extraction], target: Target, store: str, settings: ExtractSettings) -> Extraction:
     """An extraction in a worker, which isolates its models by being one."""
-    return kind(
-        target, FeatureStore(store), settings.device, settings.precision, settings.backend, "skip", settings.trusted, report
-    )  # fmt: skip
+    own = replace(settings, on_invalid="skip", limits=NO_LIMITS, cost="never")
+    return kind(target, FeatureStore(store), own, report)

@@ -238,12 +238,10 @@ class JoinedExtraction(Extraction):
 
     def __init__(self, group: Sequence[Rounds], share: float) -> None:
         first = group[0].extraction
-        settings = first.job_settings
+        targets = joined([rounds.extraction.target for rounds in group])
         super().__init__(
-            joined([rounds.extraction.target for rounds in group]), first.store, settings.device, settings.precision,
-            settings.backend, settings.on_invalid, settings.trusted, first.notify, settings.limits, settings.cost,
-            executor=first.executor, isolation=first.isolation,
-        )  # fmt: skip
+            targets, first.store, first.job_settings, first.notify, executor=first.executor, isolation=first.isolation
+        )
         self._group, self._share = group, share
         self._chosen: dict[object, Rows] = {}
 

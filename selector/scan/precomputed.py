@@ -13,7 +13,7 @@ from selector.config import ConfirmConfig, ProxyLike, ScanConfig
 from selector.core.contracts import Encoder, ProgressCallback, Score, Target, no_progress
 from selector.core.errors import OptionError
 from selector.core.system import versions
-from selector.extract.job import Isolation
+from selector.extract.job import ExtractSettings, Isolation
 from selector.features import FeatureSet
 from selector.proxies import proxy_name
 from selector.ranking.combination import LabelFacts, combine
@@ -69,10 +69,9 @@ def extraction_for(
     """What a confirmation takes features and networks from, as the scan ``made`` them."""
     networks = modalities.of(target).has_models
     kind = Extraction if networks else ReadyFeatures
-    return kind(
-        target, store, config.device, made.precision, made.backend, "skip", trusted, notify, isolation=isolation,
-        executor=executor if networks else None,  # arrays are at hand here
-    )  # fmt: skip
+    settings = ExtractSettings(config.device, made.precision, made.backend, trusted, "skip")
+    # arrays are at hand here
+    return kind(target, store, settings, notify, isolation=isolation, executor=executor if networks else None)
 
 
 def rank_features(features: Mapping[str, object], labels: object, config: ScanConfig) -> Ranking:

@@ -18,7 +18,7 @@ from selector.core.errors import ProxyError, SourceError, StoreError
 from selector.core.preprocess import Preprocess
 from selector.core.system import versions
 from selector.core.units import format_duration
-from selector.extract.job import Isolation, layer_specs
+from selector.extract.job import ExtractSettings, Isolation, layer_specs
 from selector.ranking.combination import OUT, LabelFacts, combine, out_of_reach
 from selector.ranking.forecast import of_metric
 from selector.ranking.outlook import Outlook
@@ -145,14 +145,16 @@ class TargetScan:
         self.extraction = Extraction(
             data,
             self._store,
-            config.device,
-            config.precision,
-            config.backend,
-            config.on_invalid,
-            self._trusted,
+            ExtractSettings(
+                config.device,
+                config.precision,
+                config.backend,
+                self._trusted,
+                config.on_invalid,
+                config.measure_cost,
+                replace(limits_of(config), noun=noun_of(data.modality)),
+            ),
             notify,
-            replace(limits_of(config), noun=noun_of(data.modality)),
-            config.measure_cost,
             executor=executor,
             isolation=isolation_of(config),
             scores=score_settings(wanted, config.seed, config.intervals),
