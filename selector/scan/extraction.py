@@ -53,8 +53,8 @@ def prices(
     for spec in specs:
         if (seconds := estimate(spec, 1)) is not None:
             measured[spec.name] = seconds
-        if (found := _operations(spec, target)) is not None:
-            operations[spec.name] = found
+        if (found := operations_of(spec, target, spec.params, spec.preprocess.input_size)) is not None:
+            operations[spec.name] = math.sqrt(max(found[0], 1.0) * max(found[1], 1.0))
     both = sorted(measured[name] / operations[name] for name in measured.keys() & operations.keys())
     speed = both[len(both) // 2] if both else 1 / _SPEED
     found_prices = {**{name: found * speed for name, found in operations.items()}, **measured}
@@ -63,14 +63,14 @@ def prices(
     return {spec.name: found_prices.get(spec.name, median) for spec in specs}
 
 
-def _operations(spec: ModelSpec, target: Target) -> float | None:
-    size = spec.preprocess.input_size
+def operations_of(
+    spec: ModelSpec, target: Target, parameters: int | None, size: tuple[int, int, int] | None
+) -> tuple[float, float] | None:
+    """Multiply-adds an item, at least and at most; None where nothing tells."""
     if (known := timm_facts(spec)) is not None and known.operations:
-        return known.operations * (1.0 if size is None else size[1] * size[2] / known.img_size**2)
-    if not spec.params:
-        return None
-    found = modalities.of(target).operations(spec.params, size)
-    return None if found is None else math.sqrt(max(found[0], 1.0) * max(found[1], 1.0))
+        whole = known.operations * (1.0 if size is None else size[1] * size[2] / known.img_size**2)
+        return whole, whole
+    return modalities.of(target).operations(parameters, size) if parameters else None
 
 
 _Lacking: TypeAlias = "tuple[SameNetwork, list[Candidate], bool]"

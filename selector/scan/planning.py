@@ -34,6 +34,7 @@ from selector.scan.checks import (
     settled_top_k,
 )
 from selector.scan.dataset_view import count_items, offline_hub
+from selector.scan.extraction import operations_of
 from selector.scan.many import listed
 from selector.scan.memory_fit import FIT, Machine, Room, footprint_of
 from selector.scan.target_scan import SCAN_SHARE
@@ -44,7 +45,6 @@ from selector.tuning import plan as plans
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.spec import network_of
-from selector.zoo.timm_facts import timm_facts
 
 EFFICIENCY = (0.1, 0.8)  # share of the rate of a plain matrix product that networks reach on a processor
 ASKED = 200  # models, up to which a plan asks the hub about each
@@ -253,41 +253,35 @@ def _seconds(
         return exact / 1.3, exact * 1.5, exact
     on_card = config.device.startswith(("cuda", "mps")) or (config.device == "auto" and bool(visible_cards()))
     unknown = [found for found in lacking if not found.rate and found.cost is None]
-    if on_card or any(_operations(found, data.modality) is None for found in unknown):
+    if on_card or any(_operations(found, data) is None for found in unknown):
         return None, None, None
     rate = arithmetic_rate()
     low, high = 0.0, 0.0
     for found in lacking:
-        quick, slow = _of_network(found, data.modality, rate)
+        quick, slow = _of_network(found, data, rate)
         low, high = low + quick, high + slow
     items = max((found.items for found in lacking), default=0)
     quick, slow = modalities.of(data).prepare_seconds
     return low + items * quick, high + items * slow, None
 
 
-def _of_network(found: _Found, modality: str, rate: float) -> tuple[float, float]:
+def _of_network(found: _Found, data: Target, rate: float) -> tuple[float, float]:
     if found.rate:
         return found.items / found.rate / 1.3, found.items / found.rate * 1.5
     if found.cost is not None and found.cost.image_seconds:
         return found.items * found.cost.image_seconds / 1.3, found.items * found.cost.image_seconds * 1.5
-    fewest, most = _operations(found, modality) or (0.0, 0.0)
+    fewest, most = _operations(found, data) or (0.0, 0.0)
     return (
         LOADING[0] + found.items * fewest / (rate * EFFICIENCY[1]),
         LOADING[1] + found.items * most / (rate * EFFICIENCY[0]),
     )
 
 
-def _operations(found: _Found, modality: str) -> tuple[float, float] | None:
+def _operations(found: _Found, data: Target) -> tuple[float, float] | None:
     """Multiply-adds an item, at least and at most; None where nothing tells."""
     if found.cost is not None and found.cost.flops:
         return float(found.cost.flops), float(found.cost.flops)
-    if not found.parameters:
-        return None
-    size = _size(found)
-    if (known := timm_facts(found.spec)) is not None and known.operations:
-        share = 1.0 if size is None else size[1] * size[2] / known.img_size**2
-        return known.operations * share, known.operations * share
-    return modalities.of(modality).operations(found.parameters, size)
+    return operations_of(found.spec, data, found.parameters, _size(found))
 
 
 def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tuple[str, ...]:
@@ -346,7 +340,7 @@ def _pass(found: _Found, data: Target, resolution: int | None) -> float | None:
         seconds = 1 / found.rate
     elif found.cost is not None and found.cost.image_seconds:
         seconds = found.cost.image_seconds
-    elif (operations := _operations(found, data.modality)) is not None:
+    elif (operations := _operations(found, data)) is not None:
         share = math.sqrt(EFFICIENCY[0] * EFFICIENCY[1])
         seconds = math.sqrt(operations[0] * operations[1]) / (arithmetic_rate() * share)
     else:
