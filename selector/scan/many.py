@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -171,12 +172,11 @@ def _bring(group: Sequence[Rounds], share: float) -> None:
 
 def _names(targets: Sequence[Any]) -> list[str]:
     """A name per target for its folder: the last part of its path, and a number where that is taken."""
-    taken: dict[str, int] = {}
-    names = []
+    names: list[str] = []
     for target in targets:
         name = target.name if isinstance(target, Target) else Path(target).stem or "target"
-        taken[name] = taken.get(name, 0) + 1
-        names.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names.append(next(each for each in itertools.chain([name], numbered) if each not in names))
     return names
 
 

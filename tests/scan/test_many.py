@@ -12,8 +12,8 @@ import pytest
 
 import selector
 from selector.core.errors import OptionError, StoreError, TargetError
-from selector.report.overview import FailedTarget, Rankings, _smallest_cover, overview
-from selector.scan.many import _Member
+from selector.report.overview import FailedTarget, Rankings, _smallest_cover, overview, write_overview
+from selector.scan.many import _Member, _names
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.conftest import image_folder
@@ -127,6 +127,17 @@ def test_the_smallest_cover_is_exact_and_mean_ranks_count_the_missing_as_last() 
     assert {row.name: row.mean_rank for row in overview(few).models} == {"x": 1.0, "y": 2.0}
     near = overview([ranking("a", {"x": 0.9, "y": 0.6}, tied=("x", "y"))])
     assert {row.name: row.serves for row in near.models} == {"x": ("a",), "y": ("a",)}
+
+
+def test_every_target_has_a_folder_of_its_own() -> None:
+    assert _names(["x/a", "y/a", "z/a-2", "w/a"]) == ["a", "a-2", "a-2-2", "a-3"]
+    assert _names(["x/a-2", "y/a", "z/a"]) == ["a-2", "a", "a-3"]
+
+
+def test_targets_of_one_name_are_linked_to_their_own_reports(tmp_path: Path) -> None:
+    runs = [ranking("photos", {"x": 0.9}).save(tmp_path / folder) for folder in ("photos", "photos-2")]
+    page = write_overview(Rankings(runs), tmp_path).read_text()
+    assert [page.count(f'href="{folder}/report.html"') for folder in ("photos", "photos-2")] == [1, 1]
 
 
 def test_greedy_is_beaten_on_random_covers():
