@@ -50,13 +50,13 @@ from PIL import Image
 import selector
 from benchmarks.rows import commit, options, read_rows, write_rows
 from selector import sources
-from selector.core.contracts import Progress, no_progress
+from selector.core.contracts import Progress
 from selector.core.system import versions
 from selector.data import load_target
 from selector.demo import photos as textile_folder
 from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_together, open_runner
-from selector.extract.job import wanted_of
+from selector.extract.job import ExtractSettings, wanted_of
 from selector.modalities.pixels.prepared import Pixels, normalize, open_pixels_many
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
@@ -349,9 +349,7 @@ def seconds_to_memory(target: Any, specs: Sequence[ModelSpec], store: Path) -> f
     """Seconds until the rows of every model are in memory, when all of them are stored: the best of five turns."""
 
     def turn() -> float:
-        extraction = Extraction(
-            load_target(target), FeatureStore(store), "auto", "auto", "auto", "fail", True, no_progress
-        )
+        extraction = Extraction(load_target(target), FeatureStore(store), ExtractSettings(trusted=True))
         candidates = [Candidate(spec) for spec in specs]
         hashes = extraction.rows().hashes  # a target is loaded, in any scan, before extraction begins
         started = time.perf_counter()

@@ -24,10 +24,11 @@ from benchmarks import da_pairs
 from benchmarks.assets import assets_folder
 from benchmarks.rows import options, read_rows, write_rows
 from selector import sources
-from selector.core.contracts import Target, no_progress
+from selector.core.contracts import Target
 from selector.core.system import versions
 from selector.data import load_target
 from selector.extract.inputs import ready
+from selector.extract.job import ExtractSettings
 from selector.features import FeatureSet
 from selector.proxies.domain_measures import MEASURES, target_accuracy
 from selector.scan.extraction import Extraction
@@ -154,7 +155,7 @@ def features_of(target: Any, spec: Any) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as kept:
             return dict(kept)
     encoder = _encoder(spec)
-    extraction = Extraction(target, FeatureStore(None), "cpu", "auto", "auto", "skip", True, no_progress)
+    extraction = Extraction(target, FeatureStore(None), ExtractSettings("cpu", trusted=True, on_invalid="skip"))
     inputs, found = extraction.inputs(encoder.preprocess), {}
     for split in ("train", "val", "unlabeled"):
         items, rows = target.indices(split), []

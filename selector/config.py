@@ -203,6 +203,13 @@ class MachineOptions(CallOptions):
         return self
 
 
+def _positive(name: str, value: str | int | float, read: Callable[..., float], otherwise: str = "") -> float:
+    found = quantity(name, value, read)
+    if found <= 0:
+        raise OptionError(f"{name} must be more than 0{otherwise}. Got {value!r}.", name)
+    return found
+
+
 class LimitOptions(CallOptions):
     """Limits on models, on isolated ones and on the scan."""
 
@@ -249,12 +256,7 @@ class LimitOptions(CallOptions):
     @classmethod
     def _limited(cls, value: str | int | float | None, info: Any) -> float | None:
         read = parse_duration if info.field_name == "model_timeout" else parse_size
-        if value is None:
-            return None
-        found = quantity(info.field_name, value, read)
-        if found <= 0:
-            raise OptionError(f"{info.field_name} must be more than 0. Got {value!r}.", info.field_name)
-        return found
+        return None if value is None else _positive(info.field_name, value, read)
 
     @field_validator("scan_budget")
     @classmethod
@@ -268,10 +270,7 @@ class LimitOptions(CallOptions):
                     f"scan_budget must be a share above 0% and at most 100%. Got {value!r}.", "scan_budget"
                 )
             return f"{share:g}%"
-        found = quantity("scan_budget", value, parse_duration)
-        if found <= 0:
-            raise OptionError(f"scan_budget must be more than 0. Got {value!r}.", "scan_budget")
-        return found
+        return _positive("scan_budget", value, parse_duration)
 
     @field_validator("max_params", "max_latency", "max_memory")
     @classmethod
@@ -280,10 +279,8 @@ class LimitOptions(CallOptions):
             "max_params": parse_count, "max_memory": parse_size,
             "max_latency": lambda latency: parse_duration(latency, needs_unit=True),
         }  # fmt: skip
-        if value is not None and quantity(info.field_name, value, readers[info.field_name]) == 0:
-            raise OptionError(
-                f"{info.field_name} must be more than 0, or every model is excluded. Got {value!r}.", info.field_name
-            )
+        if value is not None:
+            _positive(info.field_name, value, readers[info.field_name], ", or every model is excluded")
         return value
 
     @model_validator(mode="after")
@@ -320,10 +317,7 @@ class ScanConfig(_Recorded, MachineOptions, TrainingOptions, LimitOptions, Model
     @field_validator("max_pixels")
     @classmethod
     def _pixels(cls, value: str | int | float | None) -> int | None:
-        found = None if value is None else int(quantity("max_pixels", value, parse_count))
-        if found == 0:
-            raise OptionError(f"max_pixels must be more than 0, or no image can be used. Got {value!r}.", "max_pixels")
-        return found
+        return None if value is None else int(_positive("max_pixels", value, parse_count, ", or no image can be used"))
 
     @property
     def pixels(self) -> int | None:

@@ -32,7 +32,6 @@ from sklearn.utils.validation import (
 
 from selector import api
 from selector.config import ScanConfig, StoreLike, ZooLike
-from selector.core.contracts import no_progress
 from selector.core.errors import OptionError, TrainingError
 from selector.core.prediction import Predictions
 from selector.data._memory import STRINGS
@@ -40,6 +39,7 @@ from selector.data.domains import load_items
 from selector.data.readers.arrays import kind_of
 from selector.deploy import load_model
 from selector.deploy.serializers.text import LiteralText
+from selector.extract.job import ExtractSettings
 from selector.results import best_folder
 from selector.scan.checks import open_store
 from selector.scan.dataset_view import offline_hub
@@ -369,10 +369,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             device=self.device, precision=self.precision, backend=self.backend, offline=self.offline
         )
         with offline_hub(options.offline):
-            extraction = Extraction(
-                target, open_store(self.store), options.device, options.precision, options.backend, "raise",
-                self.trust_zoo, no_progress,
-            )  # fmt: skip
+            settings = ExtractSettings(options.device, options.precision, options.backend, self.trust_zoo)
+            extraction = Extraction(target, open_store(self.store), settings)
             rows = extraction.features(self._spec(target.modality), np.arange(len(target)))
         self._n_features_out = rows.shape[1]
         return rows

@@ -23,6 +23,7 @@ from selector.core.version import SITE
 from selector.options.data import LoadOptions
 from selector.report.html import command
 from tests.report import samples
+from tests.support.commands import fails, ok
 
 
 @pytest.mark.parametrize(
@@ -131,11 +132,10 @@ def test_a_wrong_option_is_named_and_nothing_of_pydantic_is_shown(wrong: dict[st
 
 
 def test_the_command_line_hears_its_own_words() -> None:
-    told = CliRunner().invoke(app, ["scan", "nowhere", "--budget", "tenminutes", "--dry-run"])
-    assert told.exit_code == 2
-    assert "error: --budget: A duration must be a number with a unit" in told.stderr
-    told = CliRunner().invoke(app, ["scan", "nowhere", "--max-latency", "1s", "--measure-cost", "never", "--dry-run"])
-    assert "--max-latency and --max-memory need measured models; --measure-cost must be" in told.stderr
+    told = fails(2, "scan", "nowhere", "--budget", "tenminutes", "--dry-run")
+    assert "error: --budget: A duration must be a number with a unit" in told
+    told = fails(2, "scan", "nowhere", "--max-latency", "1s", "--measure-cost", "never", "--dry-run")
+    assert "--max-latency and --max-memory need measured models; --measure-cost must be" in told
 
 
 def test_words_of_an_option() -> None:
@@ -146,16 +146,13 @@ def test_words_of_an_option() -> None:
 
 
 def test_the_help_shows_ten_options_and_the_rest_on_request() -> None:
-    wide = {"COLUMNS": "200"}
-    short = CliRunner().invoke(app, ["scan", "--help"], env=wide).stdout
-    everything = CliRunner().invoke(app, ["scan", "--help-all"], env=wide)
-    assert everything.exit_code == 0
+    short, everything = (ok("scan", word, COLUMNS="200").stdout for word in ("--help", "--help-all"))
     common = {name for name, about in ScanConfig.options() if about.common}
     assert len(common) == 10
     for name in ScanConfig.model_fields:
         flag = f"│ --{name.replace('_', '-')} "
         assert (flag in short) == (name in common), name
-        assert flag in everything.stdout or name == "progress"
+        assert flag in everything or name == "progress"
     assert short.count("selector scan ") >= 3
     assert SITE in short
     for layout in ("masks", "boxes", "CoNLL", "folder"):
@@ -188,5 +185,4 @@ def test_a_confirmation_without_a_budget_has_the_usual_one_and_the_help_says_it(
     assert ConfirmConfig().seconds == DEFAULT_BUDGET == 1200
     assert ConfirmConfig(max_steps=5).seconds is None
     assert ConfirmConfig(budget="90s").seconds == 90
-    told = CliRunner().invoke(app, ["confirm", "--help"], env={"COLUMNS": "200"}).stdout
-    assert "20m" in told
+    assert "20m" in ok("confirm", "--help", COLUMNS="200").stdout

@@ -49,12 +49,6 @@ def test_json_is_strict(tmp_path):
     assert data["models"][0]["measurements"][0]["val"]["auroc"] is None
 
 
-def test_dataframe_keeps_predicted_and_measured_apart():
-    frame = ranking().to_dataframe()
-    assert (list(frame["model"]), frame.loc[0, "knn"]) == (["good", "bad <b>"], 0.7)
-    assert (frame.loc[0, "measured_frozen_test"], frame.loc[0, "knn_accuracy@5"]) == (0.79, 0.75)
-
-
 def test_a_run_that_is_none_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"is not a run: it has no run.json"):
         load_ranking(tmp_path)

@@ -39,11 +39,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import selector
 from selector import sources
-from selector.cli import app
 from selector.core.errors import ConfigError, SelectorError, SourceError, TargetError, ZooError
 from selector.core.units import printable
 from selector.deploy import load_model
@@ -52,6 +50,7 @@ from selector.report.ranking import load_ranking
 from selector.scan.pipeline import _as_confirmed
 from selector.zoo import ModelSpec, load_zoo
 from tests.deploy.test_deploy import images, saved
+from tests.support.commands import ok
 from tests.support.text_models import sentence_model, text_model, wordpiece
 
 ROOT = Path(__file__).parent
@@ -260,8 +259,7 @@ def test_nothing_commands_the_terminal(scanned: Path, tmp_path: Path) -> None:
     evil = "\x1b[2J\x9b1m\u202e\u200f"
     run = changed(scanned, tmp_path, lambda d: d["target"].update(name=evil, class_names=[evil, "b", "c"]))
     for words in (["compare", run, run], ["compare", run, run, "--json"], ["report", run]):
-        told = CliRunner().invoke(app, [str(word) for word in words])
-        assert told.exit_code == 0
+        told = ok(*words)
         assert not set(told.stdout + told.stderr) & set("\x1b\x9b\u202e\u200f"), words
         if "--json" in words:
             json.loads(told.stdout)

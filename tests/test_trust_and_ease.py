@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import selector
 from selector.cli import app
@@ -22,18 +22,11 @@ from selector.ranking.history import History
 from selector.ranking.history import Result as Figure
 from selector.results import best_folder
 from selector.store import FeatureStore
-from selector.zoo import ModelSpec
+from tests.scan.samples import TINY
+from tests.support.commands import fails, ok, run
 
-TINY = [
-    ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
-    ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none"),
-]
 FAST = {"zoo": TINY, "proxies": ["knn"], "precision": "float32", "backend": "eager", "history": False}
 TRAIN = {"confirm": True, "top_k": 1, "strategies": "frozen", "max_steps": 4, "resolution": 32}
-
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +57,9 @@ def test_a_confirmed_run_is_replaced_only_when_asked(photos, confirmed, copy):
 
 
 def test_the_command_line_speaks_of_force_in_its_own_words(photos, copy, tmp_path):
-    told = run("scan", photos, "--models", "digits*", "--no-confirm", "--out", copy, "--store", tmp_path / "s")
-    assert told.exit_code == 2
-    assert f"error: --out: {copy} holds a confirmed run" in told.stderr
-    assert "say --overwrite" in told.stderr
+    told = fails(2, "scan", photos, "--models", "digits*", "--no-confirm", "--out", copy, "--store", tmp_path / "s")
+    assert f"error: --out: {copy} holds a confirmed run" in told
+    assert "say --overwrite" in told
 
 
 def test_a_model_of_another_run_is_not_taken_for_this_runs(photos, confirmed, copy):
@@ -85,9 +77,7 @@ def test_a_model_of_another_run_is_not_taken_for_this_runs(photos, confirmed, co
         assert f"selector confirm {copy}" in str(caught.value)
     assert selector.load_model(copy / "best").path == copy / "best"  # named in full, it is what was asked for
     shutil.rmtree(copy / "best")
-    told = run("predict", copy, photos)
-    assert told.exit_code == 2
-    assert f"holds no model yet; run: selector confirm {copy}" in told.stderr
+    assert f"holds no model yet; run: selector confirm {copy}" in fails(2, "predict", copy, photos)
 
 
 def test_trust_is_checked_before_anything_is_loaded(confirmed, copy):
@@ -107,10 +97,9 @@ def test_what_is_not_trusted_is_told_before_anything_runs(photos, tmp_path, capl
         "- {name: foreign, source: 'python:tests.support.networks:explodes'}\n"
     )
     where = ["--zoo", tmp_path / "zoo.yaml", "--store", tmp_path / "store", "--out", tmp_path / "run"]
-    told = run("scan", photos, *where, "--models", "foreign", "--no-confirm")
-    assert told.exit_code == 2
-    assert "error: --trust-zoo: foreign: refused" in told.stderr
-    assert "no other model is selected; read that code, then say --trust-zoo." in told.stderr
+    told = fails(2, "scan", photos, *where, "--models", "foreign", "--no-confirm")
+    assert "error: --trust-zoo: foreign: refused" in told
+    assert "no other model is selected; read that code, then say --trust-zoo." in told
     assert not (tmp_path / "store").exists()
     told_at: list[int] = []
     ranking = selector.rank(
@@ -135,8 +124,7 @@ def test_forget_takes_what_list_shows(tmp_path):
         (["--target", "abcd"], "'abcd' begins the fingerprints of 2 targets"),
         (["ffff0000"], "no result is of a run or target 'ffff0000'; 'selector history list' shows both"),
     ):
-        told = run("history", "forget", *words, "--file", history.path)
-        assert (told.exit_code, said in told.stderr) == (2, True)
+        assert said in fails(2, "history", "forget", *words, "--file", history.path)
     for name, left in (("of-one", 3), ("abcd1234", 2), ("eeeeeeee", 1)):
         assert name in shown
         assert "forgot 1 results" in run("history", "forget", name, "--file", history.path).stderr
@@ -153,10 +141,8 @@ def test_forget_takes_what_list_shows(tmp_path):
 )
 def test_the_shell_completes_words_of_lists(option, incomplete, expected):
     line = f"selector scan photos {option} {incomplete}"
-    done = CliRunner().invoke(
-        app, [], prog_name="selector",
-        env={"_SELECTOR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "4"},
-    )  # fmt: skip
+    environment = {"_SELECTOR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "4"}
+    done = CliRunner().invoke(app, [], prog_name="selector", env=environment)
     assert expected in done.stdout.split("\n")
 
 
@@ -279,9 +265,7 @@ def dry(photos: Path, store: Path, *words: object) -> tuple[str, dict[str, Any]]
         "- {name: farther, source: 'timm:resnet34.a1_in1k', params: 21800000}\n"
     )
     asked = ["scan", photos, "--zoo", zoo, "--store", store, "--dry-run", "--offline", *words]
-    shown, document = run(*asked), run(*asked, "--json")
-    assert shown.exit_code == document.exit_code == 0, shown.output
-    return shown.stdout, json.loads(document.stdout)
+    return ok(*asked).stdout, json.loads(ok(*asked, "--json").stdout)
 
 
 def test_a_dry_run_foresees_the_resolution_that_was_given(photos, tmp_path):
@@ -344,9 +328,8 @@ def test_a_dry_run_counts_what_would_be_fetched(photos, tmp_path, monkeypatch):
     ],
 )
 def test_a_dry_run_checks_every_option(photos, tmp_path, words, message):
-    told = run("scan", photos, "--models", "*lite*", "--store", tmp_path / "store", "--dry-run", *words)
-    assert told.exit_code == 2
-    assert message in told.stderr
+    told = fails(2, "scan", photos, "--models", "*lite*", "--store", tmp_path / "store", "--dry-run", *words)
+    assert message in told
 
 
 def test_compiled_networks_are_trimmed_the_least_recently_used_first(tmp_path, monkeypatch):

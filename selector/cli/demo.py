@@ -26,42 +26,31 @@ def demo(
     import time
 
     from selector.core.units import format_duration
-    from selector.demo import run_photos
+    from selector.demo import run_photos, run_texts
 
     started = time.perf_counter()
-    if text:
-        code = _texts(out or Path("runs/demo-text"), options, as_json=json)
-        say(f"took:   {format_duration(time.perf_counter() - started)}")
-        return code
-    out = out or Path("runs/demo")
+    out = out or Path("runs/demo-text" if text else "runs/demo")
+    more: dict[str, object] = {}
+    rows: list[tuple[str, ...]]
     with ProgressView() as progress:
-        made = run_photos(out, **options, progress=progress)
-    rows = [
-        (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{name} {100 * share:.0f}%" for name, share in u.top))
-        for u in made.used
-    ]
+        if text:
+            written = run_texts(out, **options, progress=progress)
+            ranking, page, headers = written.ranking, written.report, ["text", "predicted"]
+            rows = [(said, f"{label} {100 * share:.0f}%") for said, label, share in written.used]
+        else:
+            made = run_photos(out, **options, progress=progress)
+            ranking, page, headers = made.ranking, made.report, ["image", "is", "predicted", "then", "then"]
+            more["finding"] = made.finding
+            rows = [
+                (f"{u.image.parent.name}/{u.image.name}", u.truth, *(f"{n} {100 * share:.0f}%" for n, share in u.top))
+                for u in made.used
+            ]
     if json:
-        document({**made.ranking.to_dict(), "finding": made.finding, "used": rows})
+        document({**ranking.to_dict(), **more, "used": rows})
     else:
-        print_ranking(made.ranking)
-        print_rows(["image", "is", "predicted", "then", "then"], rows)
-    say(f"report: {made.report}")
-    say(f"model:  {out / 'best'} (selector predict {out} IMAGES…)")
+        print_ranking(ranking)
+        print_rows(headers, rows)
+    say(f"report: {page}")
+    say(f"model:  {out / 'best'} (selector predict {out} {'TEXTS' if text else 'IMAGES'}…)")
     say(f"took:   {format_duration(time.perf_counter() - started)}")
-    return exit_code(made.ranking)
-
-
-def _texts(out: Path, options: dict[str, Any], *, as_json: bool) -> int:
-    from selector.demo import run_texts
-
-    with ProgressView() as progress:
-        made = run_texts(out, **options, progress=progress)
-    rows = [(text, f"{label} {100 * share:.0f}%") for text, label, share in made.used]
-    if as_json:
-        document({**made.ranking.to_dict(), "used": rows})
-    else:
-        print_ranking(made.ranking)
-        print_rows(["text", "predicted"], rows)
-    say(f"report: {made.report}")
-    say(f"model:  {out / 'best'} (selector predict {out} TEXTS…)")
-    return exit_code(made.ranking)
+    return exit_code(ranking)

@@ -16,6 +16,7 @@ import typer
 from selector.cli import options as o
 from selector.cli.guard import guarded
 from selector.cli.output import document, print_rows
+from selector.core.resources import usable_cores
 from selector.core.system import cpu_model
 from selector.core.units import format_size
 
@@ -112,7 +113,7 @@ def _compute() -> Iterator[Finding]:
     import psutil
     import torch
 
-    usable = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+    usable = usable_cores()
     threads = torch.get_num_threads()
     yield Finding(
         "compute",

@@ -121,11 +121,10 @@ def field_parameters(
             several.add(name)
             default = ",".join(default) if isinstance(default, list | tuple) else default
         spelled = f"--{name.replace('_', '-')}"
-        declared = [f"{spelled}/--no-{spelled[2:]}" if default is True else spelled, *about.flags]
         least = next((m.ge for m in field.metadata if hasattr(m, "ge")), None)
         more: dict[str, Any] = {"autocompletion": _COMPLETIONS[about.complete]} if about.complete else {}
         made = typer.Option(
-            *declared,
+            f"{spelled}/--no-{spelled[2:]}" if default is True else spelled,
             help=field.description,
             rich_help_panel=about.panel,
             min=least,

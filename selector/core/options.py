@@ -39,7 +39,6 @@ class Option:
         panel: heading in ``--help``.
         cli: whether it is an option of the command line; objects of Python are not.
         cli_default: where the command line's default is another; the field's own otherwise.
-        flags: further spellings.
         many: a comma-separated list on the command line.
         path: a file or folder, for shell completion.
         complete: names that the shell completes: ``proxies``, ``tags``, ``models``.
@@ -55,7 +54,6 @@ class Option:
     panel: str = MACHINE
     cli: bool = True
     cli_default: Any = None
-    flags: tuple[str, ...] = ()
     many: bool = False
     path: bool = False
     complete: str = ""

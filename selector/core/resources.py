@@ -6,9 +6,9 @@ import ctypes
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 from selector.core.errors import ConfigError
@@ -65,6 +65,21 @@ def memory_limit() -> int | None:
 
 
 @contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment for as long as this is open, in processes that start meanwhile as well."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
 def resource_limits(threads: int | None, memory: str | float | None = None) -> Iterator[None]:
     """Keep this process, and the workers that it starts, to some threads and some memory; None changes nothing."""
     changed: dict[str, str] = {}
@@ -73,20 +88,8 @@ def resource_limits(threads: int | None, memory: str | float | None = None) -> I
     number = threads if threads is not None else given_threads()
     if number is not None:
         changed |= dict.fromkeys((THREADS, *LIBRARIES), str(number))
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        if number is None:
-            yield
-        else:
-            with _loaded_libraries(number):
-                yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with environment(changed), nullcontext() if number is None else _loaded_libraries(number):
+        yield
 
 
 @contextmanager

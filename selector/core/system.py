@@ -30,21 +30,21 @@ def versions() -> dict[str, object]:
 
 def cpu_model() -> str:
     """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def cpu_kind() -> str:
     """What this processor multiplies fast: ``amx``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``other``."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    flags = _cpuinfo("flags").split()
     kinds = {"amx_tile": "amx", "avx512_bf16": "avx512_bf16", "avx512f": "avx512", "avx2": "avx2"}
     return next((kind for flag, kind in kinds.items() if flag in flags), "other")
+
+
+def _cpuinfo(field: str) -> str:
+    """What Linux says of the first core; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def graphics_cards() -> list[str]:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selector.core.resources import thread_limit, usable_cores
+from selector.core.resources import environment, thread_limit, usable_cores
 
 SMALL = 1024  # order of a matrix up to which one thread is at least as fast
 _MOST_WORKERS = 4  # each holds some matrices of its own
@@ -62,14 +62,8 @@ def processor_named() -> Iterator[None]:
     """
     named = {found.architecture for found in _controller().lib_controllers if found.internal_api == "openblas"}
     core = next((_CORES[name] for name in named if name in _CORES), None)
-    if core is None or _CORE in os.environ:
+    with environment({} if core is None or _CORE in os.environ else {_CORE: core}):
         yield
-        return
-    os.environ[_CORE] = core
-    try:
-        yield
-    finally:
-        del os.environ[_CORE]
 
 
 def free_cores() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from selector.report.error_analysis import picture_inside
 from selector.report.svg import Axis, element, picture
 from selector.results import Measurement, StoredRanking
 
@@ -173,10 +174,8 @@ def _measures(ranking: StoredRanking) -> SectionTable | None:
 
 
 def _uncertain(item: Mapping[str, Any]) -> Uncertain:
-    uri = str(item.get("thumbnail") or "")
     classes = ", ".join(f"{name} {share:.2f}" for name, share in item["classes"])
-    shown = uri if uri.startswith("data:image/") else ""
-    return Uncertain(str(item["name"]), classes, shown, str(item.get("text") or ""))
+    return Uncertain(str(item["name"]), classes, picture_inside(item.get("thumbnail")), str(item.get("text") or ""))
 
 
 def projection(ranking: StoredRanking) -> Markup | None:

@@ -169,7 +169,7 @@ def error_analysis(ranking: StoredRanking) -> ErrorAnalysis | None:
             _table(str(title), rows) for title, rows in kept.get("tables", {}).items() if title not in _DRAWN and rows
         ),
         _groups(kept.get("samples") or ()),
-        tuple((str(entry["class"]), _picture(entry["picture"])) for entry in figures.get("legend") or ()),
+        tuple((str(entry["class"]), picture_inside(entry["picture"])) for entry in figures.get("legend") or ()),
         tuple(
             Points(str(name), tuple((float(y), float(p)) for y, p in pairs))
             for name, pairs in (figures.get("predicted against true") or {}).items()
@@ -252,7 +252,7 @@ def read_sample(sample: Mapping[str, Any]) -> Sample:
         _text(sample["label"]),
         _text(sample["predicted"]),
         None if sample.get("probability") is None else float(sample["probability"]),
-        _picture(sample.get("thumbnail")),
+        picture_inside(sample.get("thumbnail")),
         text=str(sample.get("text") or ""),
         note=str(sample.get("note") or ""),
     )
@@ -262,15 +262,15 @@ def _groups(samples: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, tuple[Draw
     groups: dict[str, list[Drawn]] = {}
     for sample in samples:
         if "group" in sample:
-            own = [(str(one["title"]), _picture(one["uri"])) for one in sample.get("pictures") or ()]
-            if not own and (shown := _picture(sample.get("thumbnail"))):
+            own = [(str(one["title"]), picture_inside(one["uri"])) for one in sample.get("pictures") or ()]
+            if not own and (shown := picture_inside(sample.get("thumbnail"))):
                 own = [("picture", shown)]
             drawn = Drawn(str(sample.get("name", "")), str(sample.get("note", "")), tuple(own))
             groups.setdefault(str(sample["group"]), []).append(drawn)
     return tuple((title, tuple(found)) for title, found in groups.items())
 
 
-def _picture(uri: object) -> str:
+def picture_inside(uri: object) -> str:
     """An image inside the file; anything else would make the browser ask someone."""
     text = str(uri or "")
     return text if text.startswith("data:image/") else ""

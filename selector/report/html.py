@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -28,13 +28,10 @@ from selector.core.units import format_duration, printable
 from selector.report.adaptation import adaptation
 from selector.report.advice import advice
 from selector.report.compare import HEADERS, Comparison, table
-from selector.report.error_analysis import error_analysis, read_sample
+from selector.report.error_analysis import error_analysis, picture_inside, read_sample
 from selector.report.figures import figures
 from selector.report.view import REDUCED, front_notes, groups, measured_by, table_view, tie, warnings
 from selector.results import BASELINE, Measurement, StoredRanking, showing
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 REPORT_FILE = "report.html"
 UNSET = "–"
@@ -63,51 +60,43 @@ def write_report(ranking: StoredRanking, path: Path | None = None) -> Path:
 
 def render_report(ranking: StoredRanking) -> str:
     """The whole file as text."""
-    style, script = template_part("report.css"), template_part("report.js")
     view, measured = table_view(ranking), list(_measurements(ranking))
-    return printable(
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            adaptation=adaptation(ranking),
-            advice=advice(ranking),
-            columns=view.columns,
-            command=command(ranking),
-            tuning_log=[str(line) for line in ranking.confirmation.get("tuning_log", ())],
-            facts=list(_target_facts(ranking.target)),
-            excluded=[model for model in ranking if model.status == "excluded"],
-            failures=ranking.failures,
-            figures=figures(ranking),
-            groups=groups(view),
-            measurements=measured,
-            measured_by=measured_by(ranking),
-            analysis=error_analysis(ranking),
-            quality=ranking.label_quality,
-            doubted=[read_sample(item) for item in ranking.label_quality.get("items", ())[:MOST_DOUBTED]],
-            policy=policy_of(style, script),
-            marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
-            reduced=REDUCED if any(m.reduced for model in ranking for m in model.measurements) else "",
-            rows=view.rows,
-            script=Markup(script),
-            seconds=[
-                (stage, format_duration(value))
-                for stage, value in (
-                    *ranking.seconds.items(),
-                    *((f"of it {part}", part_of) for part, part_of in ranking.confirmation.get("seconds", {}).items()),
-                )
-            ],
-            settings=[
-                (key.replace("_", " "), text)
-                for key, value in ranking.settings.items()
-                if (text := _shown(value)) != UNSET
-            ],
-            style=Markup(style),
-            target=ranking.target,
-            title=view.title,
-            versions=[(key, _shown(value)) for key, value in ranking.versions.items()],
-            warnings=[text for text in warnings(ranking) if measured or text != tie(ranking)],
-            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        )
+    return render_page(
+        "report.html.j2",
+        "report.js",
+        adaptation=adaptation(ranking),
+        advice=advice(ranking),
+        columns=view.columns,
+        command=command(ranking),
+        tuning_log=[str(line) for line in ranking.confirmation.get("tuning_log", ())],
+        facts=list(_target_facts(ranking.target)),
+        excluded=[model for model in ranking if model.status == "excluded"],
+        failures=ranking.failures,
+        figures=figures(ranking),
+        groups=groups(view),
+        measurements=measured,
+        measured_by=measured_by(ranking),
+        analysis=error_analysis(ranking),
+        quality=ranking.label_quality,
+        doubted=[read_sample(item) for item in ranking.label_quality.get("items", ())[:MOST_DOUBTED]],
+        marks="; ".join(note.rstrip(".") for note in front_notes(ranking)),
+        reduced=REDUCED if any(m.reduced for model in ranking for m in model.measurements) else "",
+        rows=view.rows,
+        seconds=[
+            (stage, format_duration(value))
+            for stage, value in (
+                *ranking.seconds.items(),
+                *((f"of it {part}", part_of) for part, part_of in ranking.confirmation.get("seconds", {}).items()),
+            )
+        ],
+        settings=[
+            (key.replace("_", " "), text) for key, value in ranking.settings.items() if (text := _shown(value)) != UNSET
+        ],
+        target=ranking.target,
+        title=view.title,
+        versions=[(key, _shown(value)) for key, value in ranking.versions.items()],
+        warnings=[text for text in warnings(ranking) if measured or text != tie(ranking)],
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -122,13 +111,6 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
     return path
 
 
-def render_page(template: str, **values: object) -> str:
-    """A page without a script: nothing but its own style is let through."""
-    style = template_part("report.css")
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
-    return printable(environment().get_template(template).render(style=Markup(style), policy=policy, **values))
-
-
 def render_label_page(
     name: str, class_names: Sequence[str], items: Sequence[Mapping[str, object]], header: Sequence[str]
 ) -> str:
@@ -138,44 +120,41 @@ def render_label_page(
         items: ``id`` and ``name`` each, and a ``thumbnail`` (a ``data:`` URI) or a ``text``.
         header: columns of the CSV file: name, label and id.
     """
-    style, script = template_part("report.css"), template_part("label.js")
     shown = [
-        {**item, "thumbnail": _picture(item.get("thumbnail")), "text": str(item.get("text") or "")} for item in items
+        {**item, "thumbnail": picture_inside(item.get("thumbnail")), "text": str(item.get("text") or "")}
+        for item in items
     ]
-    return printable(
-        environment()
-        .get_template("label.html.j2")
-        .render(
-            classes=list(class_names), header=",".join(header), items=shown, name=name,
-            policy=policy_of(style, script), script=Markup(script), style=Markup(style),
-        )
-    )  # fmt: skip
+    return render_page(
+        "label.html.j2", "label.js", classes=list(class_names), header=",".join(header), items=shown, name=name
+    )
 
 
-def environment() -> Environment:
-    """Templates that escape every value."""
+def render_page(template: str, script: str = "", **values: object) -> str:
+    """A page of which every value is escaped.
+
+    Its content security policy lets its own style through, and with a ``script`` of the templates that one and images
+    inside the file.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    return Environment(
+    templates = Environment(
         loader=PackageLoader("selector.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    style = template_part("report.css")
+    allowed = ["default-src 'none'", f"style-src '{_hash(style)}'", "base-uri 'none'", "form-action 'none'"]
+    if script:
+        values["script"] = Markup(template_part(script))
+        allowed[1:2] = ["img-src data:", allowed[1], f"script-src '{_hash(str(values['script']))}'"]
+    return printable(templates.get_template(template).render(style=Markup(style), policy="; ".join(allowed), **values))
 
 
 def template_part(name: str) -> str:
     """A style or script of the templates."""
     return (files("selector.report") / "templates" / name).read_text(encoding="utf-8")
-
-
-def policy_of(style: str, script: str) -> str:
-    """The content security policy of a page with this style and this script, and images inside it."""
-    return (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
 
 
 def _hash(text: str) -> str:
@@ -291,8 +270,3 @@ def _flat(ranking: StoredRanking) -> dict[str, object]:
     origin = ranking.target["origin"] if isinstance(ranking.target.get("origin"), Mapping) else {}
     settings = {**ranking.settings, **(ranking.settings.get("confirm") or {})}
     return {**settings, **{k: v for k, v in (origin.get("options") or {}).items() if v is not None}}
-
-
-def _picture(uri: object) -> str:
-    text = str(uri or "")
-    return text if text.startswith("data:image/") else ""

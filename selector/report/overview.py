@@ -166,7 +166,7 @@ def write_overview(rankings: Rankings, folder: Path) -> Path:
     text = render_page(
         "overview.html.j2", overview=found, headers=headers, rows=rows, model_headers=model_headers,
         model_rows=model_rows, summary=summary(found),
-        links={row.name: _link(row, folder) for row in found.targets},
+        links=[_link(row, folder) for row in found.targets],
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / OVERVIEW_DATA, json.dumps(found.to_dict(), indent=1, ensure_ascii=False).encode())

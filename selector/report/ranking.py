@@ -33,28 +33,14 @@ def frame(ranking: results.StoredRanking, *, short: bool = False) -> pandas.Data
     found = pd.DataFrame(rows)
     if not short:
         return found
-    measured = [name for name in found if re.fullmatch(r"measured_[a-z0-9]+_(val|test)", str(name))]
+    measured = [name for name in found if re.fullmatch(r"measured_[^_]+_(val|test)", str(name))]
     wanted = [*_SHORT, *measured, "parameters"]
     return found[[name for name in wanted if name in found and bool(found[name].notna().any())]]
 
 
 def _row(model: ModelResult, proxies: list[str]) -> dict[str, object]:
-    row: dict[str, object] = {
-        "rank": model.rank,
-        "model": model.name,
-        "source": model.spec.get("source"),
-        "status": model.status,
-        "reason": model.reason,
-        "traceback": model.traceback,
-        "transferability": model.transferability,
-        "transferability_low": model.transferability_low,
-        "transferability_high": model.transferability_high,
-        "p_best": model.p_best,
-        "p_top_k": model.p_top_k,
-        "mean_rank": model.mean_rank,
-        "tied": model.tied,
-        "normalized_score": model.normalized_score,
-    }
+    row: dict[str, object] = {"rank": model.rank, "model": model.name, "source": model.spec.get("source")}
+    row |= {name: getattr(model, name) for name in _AS_THEY_ARE}
     if model.prior is not None:
         row |= {
             "prior": model.prior.shift,
@@ -93,6 +79,10 @@ def _row(model: ModelResult, proxies: list[str]) -> dict[str, object]:
     }
 
 
+_AS_THEY_ARE = (
+    *("status", "reason", "traceback", "transferability", "transferability_low", "transferability_high"),
+    *("p_best", "p_top_k", "mean_rank", "tied", "normalized_score"),
+)
 _SHORT = ("rank", "model", "status", "transferability", "transferability_low", "transferability_high", "p_best", "tied")
 _ELSEWHERE = ("backend", "precision")  # of the extraction, under the same names
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from selector.core.costs import front
+from selector.core.stats import mean_ranks
 from selector.results import ModelResult, StoredRanking
 from selector.tasks import metric_named
 
@@ -199,15 +199,8 @@ def rank_table(ranking: StoredRanking) -> RankTable | None:
 
 
 def _ranks(values: Sequence[float | None]) -> list[float | None]:
-    known = sorted(value for value in values if value is not None)
-    ranks: list[float | None] = []
-    for value in values:
-        if value is None:
-            ranks.append(None)
-            continue
-        below, up_to = bisect_left(known, value), bisect_right(known, value)
-        ranks.append(len(known) - up_to + (up_to - below + 1) / 2)
-    return ranks
+    places = iter(mean_ranks([-value for value in values if value is not None]).tolist())
+    return [None if value is None else next(places) for value in values]
 
 
 def steps(front: Sequence[ModelPoint], end: float) -> list[tuple[float, float]]:

@@ -32,6 +32,7 @@ class Candidate:
     layers: dict[str, float] = field(default_factory=dict)
     cached: bool = True
     pruned: str = ""
+    over_budget: bool = False  # pruned because the scan budget went to others
     spared: float | None = None  # seconds of forward passes that stopping saved, where the rate is known
     known: dict[str, float] = field(default_factory=dict)
     excluded: str = ""

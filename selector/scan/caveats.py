@@ -360,7 +360,7 @@ def _pruned(candidates: Sequence[Candidate], rows: int) -> Caveat | None:
         f"{f'after {n} rows' if n else 'unseen'} {', '.join(c.spec.name for c in pruned if c.rows == n)}"
         for n in rounds
     )
-    spent = " or the scan budget was spent" if any("the scan budget" in (c.pruned or "") for c in pruned) else ""
+    spent = " or the scan budget was spent" if any(c.over_budget for c in pruned) else ""
     left_out = {network_of(c.spec): c for c in pruned}.values()  # readings share their forward passes
     networks = len({network_of(c.spec) for c in candidates if c.running or c.pruned})
     share = sum(rows - c.rows for c in left_out) / (rows * networks)
@@ -395,10 +395,7 @@ def under_ranked(candidates: Sequence[Candidate], target: Target) -> Caveat | No
     """Where rows are read off frozen maps: the models whose place says less than that of others, the first of them first."""
     if not reads_maps(target):
         return None
-    ranked = sorted(
-        (c for c in candidates if c.transferability is not None and c.running),
-        key=lambda c: -c.transferability.value if c.transferability is not None else 0.0,
-    )
+    ranked = sorted(candidates, key=lambda c: -c.transferability.value if c.transferability else 0.0)
     names = [c.spec.name for c in ranked if learned_masked(c.spec)]
     if not names or len(names) == len(ranked):
         return None

@@ -17,14 +17,15 @@ from selector.core.options import IMAGES, ITEMS, LABELS, NETWORKS
 from selector.core.resources import given_threads, resource_limits
 from selector.core.system import visible_cards
 from selector.core.task import Task
+from selector.modalities.image import pixel_limit
 from selector.options.data import DataOptions
 from selector.options.training import TOP_K, TrainingOptions
-from selector.proxies import DEFAULT_PROXIES, proxy_name
+from selector.proxies import default_proxies, proxy_name
 from selector.report.ranking import Ranking, load_ranking
 from selector.results import BEST, RUN_FILE, best_folder
 from selector.run.executor import Executor, InProcess, Routed
 from selector.run.pool import Pool
-from selector.scan.dataset_view import reads_maps
+from selector.scan.dataset_view import offline_hub, reads_maps
 from selector.scan.selection import choose_models, expand, reading_rows_of
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, licenses
@@ -38,20 +39,28 @@ _OF_STEPS = ("augment", "balance", "label_smoothing", "averaging")
 """Options that only a training by gradient steps reads."""
 
 
-def check_names(config: ScanConfig) -> tuple[list[ProxyLike], list[str]]:
-    """The proxies and their names; every name of the call is known.
+def check_names(config: ScanConfig) -> None:
+    """Every name of the call is known.
 
     Raises:
         ConfigError: a proxy, strategy, precision, backend or device that there is not.
     """
     from selector.extract.backends import BACKENDS, PRECISIONS, check_choice
 
-    wanted: list[ProxyLike] = list(config.proxies or DEFAULT_PROXIES)
-    names = [proxy_name(proxy) for proxy in wanted]
+    for proxy in config.proxies or ():
+        proxy_name(proxy)
     check_choice("precision", config.precision, PRECISIONS)
     check_choice("backend", config.backend, BACKENDS)
     check_strategies(config)
-    return wanted, names
+
+
+def proxies_of(config: ScanConfig, target: Target) -> list[ProxyLike]:
+    """Those of the call, or what applies to the target's labels."""
+    if config.proxies:
+        return list(config.proxies)
+    task = tasks.task_for(target)
+    usual = (task and task.proxies) or default_proxies(target.label_kind)
+    return list(dict.fromkeys([*usual, *(task.members.get(target.modality, ()) if task else ())]))
 
 
 def check_strategies(config: ScanConfig | ConfirmConfig) -> None:
@@ -266,18 +275,21 @@ def open_store(store: StoreLike | None) -> FeatureStore:
 
 
 @contextmanager
-def open_executor(
-    config: ScanConfig | ConfirmConfig, notify: ProgressCallback, memory: str | float | None = None
-) -> Iterator[Executor]:
-    """The executor of a run, within its threads and memory; closed behind it: its workers end with it.
+def open_executor(config: ScanConfig | ConfirmConfig, notify: ProgressCallback, made: ScanConfig) -> Iterator[Executor]:
+    """The executor of a run, within its limits on network, pixels, threads and memory; closed behind it: its workers end
+    with it.
 
     Args:
-        memory: what a model at work may take; None for no limit.
+        made: the options of the scan, which a confirmation goes on with.
 
     Raises:
         OptionError: Ray is not installed.
     """
-    with resource_limits(config.threads, memory):
+    with (
+        offline_hub(config.offline or made.offline),
+        pixel_limit(made.pixels),
+        resource_limits(config.threads, made.max_memory),
+    ):
         executor = Routed(_main(config, notify), Pool(1, notify=notify, pinned=False))
         try:
             yield executor

@@ -116,20 +116,20 @@ def report_frames(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat
     """The warning, where there are such images."""
     if not pairs:
         return None
-    first = max(pairs, key=lambda pair: pair.similarity)
+    such, listed = _listed(pairs, target)
     return Caveat(
         "neighboring-frames",
-        f"{len(pairs)} of {checked} held-out images whose neighbor by number is in another split resemble it, such as "
-        f"{target.names[first.held_out]} ({target.splits[first.held_out]}) and {target.names[first.other]} "
-        f"({target.splits[first.other]}), as frames of one video or slices of one scan do: metrics of these splits are "
-        "likely optimistic. Give train/, val/ and test/ by recording; run.json lists them.",
-        {"pairs": len(pairs), "checked": checked, "listed": listed(pairs, target)},
+        f"{len(pairs)} of {checked} held-out images whose neighbor by number is in another split resemble it, {such}, as "
+        "frames of one video or slices of one scan do: metrics of these splits are likely optimistic. Give train/, val/ "
+        "and test/ by recording; run.json lists them.",
+        {"pairs": len(pairs), "checked": checked, "listed": listed},
     )
 
 
-def listed(pairs: Sequence[Pair], target: Target) -> list[Mapping[str, object]]:
-    """The pairs that are most alike, by name."""
-    return [
+def _listed(pairs: Sequence[Pair], target: Target) -> tuple[str, list[Mapping[str, object]]]:
+    """The pair that is most alike, in words, and the leading ones by name."""
+    leading = sorted(pairs, key=lambda pair: -pair.similarity)[:LISTED]
+    listed: list[Mapping[str, object]] = [
         {
             "held_out": target.names[pair.held_out],
             "split": str(target.splits[pair.held_out]),
@@ -137,8 +137,9 @@ def listed(pairs: Sequence[Pair], target: Target) -> list[Mapping[str, object]]:
             "like_split": str(target.splits[pair.other]),
             "similarity": round(pair.similarity, 4),
         }
-        for pair in sorted(pairs, key=lambda pair: -pair.similarity)[:LISTED]
+        for pair in leading
     ]
+    return "such as {held_out} ({split}) and {like} ({like_split})".format(**listed[0]), listed
 
 
 def _far_apart(sequences: Sequence[np.ndarray]) -> np.ndarray:
@@ -276,16 +277,14 @@ def _units(rows: np.ndarray) -> np.ndarray:
 def _report_copies(pairs: Sequence[Pair], checked: int, target: Target) -> Caveat | None:
     if not pairs:
         return None
-    pairs = sorted(pairs, key=lambda p: -p.similarity)
-    first = pairs[0]
+    such, listed = _listed(pairs, target)
     other_label = sum(not np.array_equal(target.labels[p.held_out], target.labels[p.other]) for p in pairs)
     labels = f" {other_label} of them have another label than the image they are like." if other_label else ""
     return Caveat(
         "near-duplicates",
-        f"{len(pairs)} of {checked} held-out images are nearly one of another split, such as "
-        f"{target.names[first.held_out]} ({target.splits[first.held_out]}) and {target.names[first.other]} "
-        f"({target.splits[first.other]}): test metrics are likely optimistic (data leakage).{labels} run.json lists them.",
-        {"pairs": len(pairs), "checked": checked, "other_label": other_label, "listed": listed(pairs, target)},
+        f"{len(pairs)} of {checked} held-out images are nearly one of another split, {such}: test metrics are likely "
+        f"optimistic (data leakage).{labels} run.json lists them.",
+        {"pairs": len(pairs), "checked": checked, "other_label": other_label, "listed": listed},
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,7 @@ import xxhash
 from selector import data as targets
 from selector import modalities, tasks
 from selector.core.contracts import UNLABELED, Target
+from selector.core.resources import environment
 from selector.core.table import Facet, RowPlan
 from selector.extract.row_readers import OF_ITEMS
 from selector.results import Measurement, ModelResult
@@ -142,21 +142,9 @@ def stratified(target: Target, indices: np.ndarray) -> np.ndarray:
     return by_content[np.argsort(position, kind="stable")]
 
 
-@contextmanager
-def offline_hub(offline: bool) -> Iterator[None]:
+def offline_hub(offline: bool) -> AbstractContextManager[None]:
     """Hub libraries read this variable on every call; it is set for the length of the run only."""
-    if not offline:
-        yield
-        return
-    before = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = before
+    return environment({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
 def illustrated(measurements: Sequence[Measurement], target: Target) -> tuple[Measurement, ...]:

@@ -7,17 +7,16 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from selector import modalities
-from selector.core.contracts import UNLABELED, Encoder, Progress, ProgressCallback, Target
+from selector.core.contracts import UNLABELED, Encoder, Progress, ProgressCallback, Target, no_progress
 from selector.core.errors import MALFORMED, ConfigError, SelectorError, StoreError
 from selector.core.preprocess import AnyPreprocess
 from selector.core.progress import under_way
 from selector.extract.job import ExtractJob, ExtractResult, ExtractSettings, Isolation, layer_specs
-from selector.extract.known_costs import CostMode
 from selector.extract.workspace import Workspace
 from selector.modalities.image import canvas_of
 from selector.run.executor import Executor, InProcess, Routed
@@ -54,8 +53,8 @@ def prices(
     for spec in specs:
         if (seconds := estimate(spec, 1)) is not None:
             measured[spec.name] = seconds
-        if (found := _operations(spec, target)) is not None:
-            operations[spec.name] = found
+        if (found := operations_of(spec, target, spec.params, spec.preprocess.input_size)) is not None:
+            operations[spec.name] = math.sqrt(max(found[0], 1.0) * max(found[1], 1.0))
     both = sorted(measured[name] / operations[name] for name in measured.keys() & operations.keys())
     speed = both[len(both) // 2] if both else 1 / _SPEED
     found_prices = {**{name: found * speed for name, found in operations.items()}, **measured}
@@ -64,14 +63,14 @@ def prices(
     return {spec.name: found_prices.get(spec.name, median) for spec in specs}
 
 
-def _operations(spec: ModelSpec, target: Target) -> float | None:
-    size = spec.preprocess.input_size
+def operations_of(
+    spec: ModelSpec, target: Target, parameters: int | None, size: tuple[int, int, int] | None
+) -> tuple[float, float] | None:
+    """Multiply-adds an item, at least and at most; None where nothing tells."""
     if (known := timm_facts(spec)) is not None and known.operations:
-        return known.operations * (1.0 if size is None else size[1] * size[2] / known.img_size**2)
-    if not spec.params:
-        return None
-    found = modalities.of(target).operations(spec.params, size)
-    return None if found is None else math.sqrt(max(found[0], 1.0) * max(found[1], 1.0))
+        whole = known.operations * (1.0 if size is None else size[1] * size[2] / known.img_size**2)
+        return whole, whole
+    return modalities.of(target).operations(parameters, size) if parameters else None
 
 
 _Lacking: TypeAlias = "tuple[SameNetwork, list[Candidate], bool]"
@@ -98,14 +97,9 @@ class Extraction:
         self,
         target: Target,
         store: FeatureStore,
-        device: str,
-        precision: str,
-        backend: str,
-        on_invalid: Literal["raise", "skip"],
-        trusted: bool,
-        notify: ProgressCallback,
-        limits: Limits = NO_LIMITS,
-        cost: CostMode = "never",
+        settings: ExtractSettings,
+        notify: ProgressCallback = no_progress,
+        *,
         executor: Executor | None = None,
         isolation: Isolation = NOT_ISOLATED,
         scores: ScoreSettings | None = None,
@@ -113,10 +107,7 @@ class Extraction:
         self.store = store
         self.notify = notify
         aspect = canvas_of(target.items, 224) if reads_maps(target) else None
-        reader = reader_of(target)
-        self.job_settings = ExtractSettings(
-            device, precision, backend, trusted, on_invalid, cost, limits, reader, aspect
-        )
+        self.job_settings = replace(settings, reader=reader_of(target), aspect=aspect)
         self.work = Workspace(target, store, self.job_settings, notify)
         self.executor: Executor = executor or Routed(InProcess(), Pool(1, notify=notify, pinned=False))
         self.isolation = isolation
@@ -405,6 +396,5 @@ def _fail(candidates: Sequence[Candidate], failure: Failure | None) -> None:
 
 def _reopened(kind: type[Extraction], target: Target, store: str, settings: ExtractSettings) -> Extraction:
     """An extraction in a worker, which isolates its models by being one."""
-    return kind(
-        target, FeatureStore(store), settings.device, settings.precision, settings.backend, "skip", settings.trusted, report
-    )  # fmt: skip
+    own = replace(settings, on_invalid="skip", limits=NO_LIMITS, cost="never")
+    return kind(target, FeatureStore(store), own, report)

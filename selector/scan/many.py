@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,17 @@ from selector.config import ScanConfig
 from selector.core.contracts import ProgressCallback, Target
 from selector.core.errors import ConfigError, OptionError, StoreError, TargetError
 from selector.data._items import ConcatItems, SubsetItems
-from selector.modalities.image import pixel_limit
 from selector.report.html import write_report
 from selector.report.overview import FailedTarget, Rankings, write_overview
 from selector.report.ranking import Ranking
 from selector.run.job import Failure
 from selector.scan.candidate import Candidate
 from selector.scan.checks import open_executor
-from selector.scan.dataset_view import Rows, offline_hub
+from selector.scan.dataset_view import Rows
 from selector.scan.extraction import Extraction
 from selector.scan.scoring import ToScore
 from selector.scan.selection import by_network
-from selector.scan.target_scan import TargetScan
+from selector.scan.target_scan import Rounds, TargetScan
 from selector.zoo import ModelSpec
 from selector.zoo.spec import network_of
 
@@ -104,11 +104,7 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
     root = _root(config, targets)
     members = [_Member(name) for name in _names(targets)]
     errors: list[ConfigError] = []
-    with (
-        offline_hub(config.offline),
-        pixel_limit(config.pixels),
-        open_executor(config, notify, config.max_memory) as executor,
-    ):
+    with open_executor(config, notify, config) as executor:
         for member, target in zip(members, targets, strict=True):
             changes: dict[str, object] = {} if root is None else {"out": root / member.name}
             if isinstance(config.scan_budget, float):
@@ -121,80 +117,66 @@ def rank_many(targets: Sequence[Any], config: ScanConfig, notify: ProgressCallba
                 errors.append(error)
         if len(errors) == len(members):
             raise errors[0]
+        racing = [(m, m.scan.rounds) for m in members if m.scan is not None and m.scan.rounds is not None]
         if config.scan_budget is None:
-            _rounds(members)
+            _side_by_side(racing)
         else:  # which models are looked at is each target's own question
-            for member in members:
-                _alone(member)
+            for member, rounds in racing:
+                with member.own_failure():
+                    rounds.run()
         scanned = (time.perf_counter() - started) / len(members)
         for member in members:
             if member.scan is not None:
                 member.scan.spent = scanned
-                _finish(member)
+                with member.own_failure():
+                    member.result = member.scan.finish()
+                if isinstance(member.result, Ranking) and member.result.path is not None:
+                    write_report(member.result)
     rankings = Rankings([m.result for m in members if m.result is not None], time.perf_counter() - started, root)
     if root is not None:
         write_overview(rankings, root)
     return rankings
 
 
-def _rounds(members: Sequence[_Member]) -> None:
-    """The rounds of all targets side by side: what several want of a network is extracted in one go before each."""
-    shares = sorted({share for m in members if m.scan and m.scan.rounds for share in m.scan.rounds.shares})
-    for share in shares:
-        racing = [m for m in members if m.scan and m.scan.rounds and share in m.scan.rounds.shares]
-        groups: dict[str, list[_Member]] = {}
-        for member in racing:
-            assert member.scan is not None
-            if joinable(member.scan.extraction):
-                groups.setdefault(str(member.scan.extraction.target.modality), []).append(member)
+def _side_by_side(racing: Sequence[tuple[_Member, Rounds]]) -> None:
+    """The rounds of all targets: what several want of a network is extracted in one go before each."""
+    for share in sorted({share for _, rounds in racing for share in rounds.shares}):
+        running = [(m, rounds) for m, rounds in racing if m.scan is not None and share in rounds.shares]
+        groups: dict[str, list[Rounds]] = {}
+        for _, rounds in running:
+            if joinable(rounds.extraction):
+                groups.setdefault(str(rounds.extraction.target.modality), []).append(rounds)
         for group in groups.values():
             if len(group) > 1:
-                _bring([m.scan for m in group if m.scan is not None], share)
-        for member in racing:
-            assert member.scan is not None
-            assert member.scan.rounds is not None
+                _bring(group, share)
+        for member, rounds in running:
             with member.own_failure():
-                member.scan.rounds.step(share)
+                rounds.step(share)
 
 
-def _alone(member: _Member) -> None:
-    if member.scan is not None and member.scan.rounds is not None:
-        with member.own_failure():
-            member.scan.rounds.run()
-
-
-def _bring(scans: Sequence[TargetScan], share: float) -> None:
-    wanted = [Wanted(scan.extraction, [c.spec for c in scan.rounds.running]) for scan in scans if scan.rounds]
+def _bring(group: Sequence[Rounds], share: float) -> None:
     try:
-        found = JoinedExtraction(wanted, share).bring()
+        joint = JoinedExtraction(group, share)
+        failed, seconds = joint.bring()
     except TargetError as error:  # whose items those are, its own round says
         log.info("the targets are read one by one: %s", error)
         return
-    for scan in scans:
-        scan.extraction.failed = {**scan.extraction.failed, **found.failed}
-        scan.extraction.work.prepared.leave_out(found.bad)
-        for candidate in scan.rounds.running if scan.rounds else ():
-            if (seconds := found.seconds.get(network_of(candidate.spec))) is not None:
+    for rounds in group:
+        rounds.extraction.failed = {**rounds.extraction.failed, **failed}
+        rounds.extraction.work.prepared.leave_out(joint.work.prepared.bad)
+        for candidate in rounds.running:
+            if (spent := seconds.get(network_of(candidate.spec))) is not None:
                 candidate.cached = False
-                candidate.seconds += seconds
-
-
-def _finish(member: _Member) -> None:
-    assert member.scan is not None
-    with member.own_failure():
-        member.result = member.scan.finish()
-    if isinstance(member.result, Ranking) and member.result.path is not None:
-        write_report(member.result)
+                candidate.seconds += spent
 
 
 def _names(targets: Sequence[Any]) -> list[str]:
     """A name per target for its folder: the last part of its path, and a number where that is taken."""
-    taken: dict[str, int] = {}
-    names = []
+    names: list[str] = []
     for target in targets:
         name = target.name if isinstance(target, Target) else Path(target).stem or "target"
-        taken[name] = taken.get(name, 0) + 1
-        names.append(name if taken[name] == 1 else f"{name}-{taken[name]}")
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names.append(next(each for each in itertools.chain([name], numbered) if each not in names))
     return names
 
 
@@ -216,29 +198,6 @@ def _root(config: ScanConfig, targets: Sequence[Any]) -> Path | None:
 
 WHOLE_ITEMS = "pooled"
 """The row reader of targets that are joined."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What one target wants of a round: its rows, and the variants whose rows are read."""
-
-    extraction: Extraction
-    specs: Sequence[ModelSpec]
-
-
-@dataclass
-class Brought:
-    """What a joined extraction found.
-
-    Attributes:
-        failed: why networks failed, by ``network_of``, so that no target loads them again.
-        seconds: that a network took, per target.
-        bad: reasons by content hash, of items that cannot be used.
-    """
-
-    failed: dict[str, Failure] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    bad: Mapping[str, str] = field(default_factory=dict)
 
 
 def joinable(extraction: Extraction) -> bool:
@@ -277,46 +236,50 @@ class JoinedExtraction(Extraction):
     What ``rows`` and the like take for the share of a round are here the numbers of the targets that want a network.
     """
 
-    def __init__(self, wanted: Sequence[Wanted], share: float) -> None:
-        first = wanted[0].extraction
-        settings = first.job_settings
+    def __init__(self, group: Sequence[Rounds], share: float) -> None:
+        first = group[0].extraction
+        targets = joined([rounds.extraction.target for rounds in group])
         super().__init__(
-            joined([each.extraction.target for each in wanted]), first.store, settings.device, settings.precision,
-            settings.backend, settings.on_invalid, settings.trusted, first.notify, settings.limits, settings.cost,
-            executor=first.executor, isolation=first.isolation,
-        )  # fmt: skip
-        self._wanted, self._share = wanted, share
+            targets, first.store, first.job_settings, first.notify, executor=first.executor, isolation=first.isolation
+        )
+        self._group, self._share = group, share
         self._chosen: dict[object, Rows] = {}
 
-    def bring(self) -> Brought:
-        """Extract what the targets want of this round."""
+    def bring(self) -> tuple[dict[str, Failure], dict[str, float]]:
+        """Extract what the targets want of this round.
+
+        Returns:
+            by ``network_of``, why networks failed, so that no target loads them again, and seconds that a network took,
+            per target.
+        """
         wanting: dict[str, set[int]] = {}
         specs: dict[str, ModelSpec] = {}
-        for number, each in enumerate(self._wanted):
-            for spec in each.specs:
-                wanting.setdefault(network_of(spec), set()).add(number)
-                specs.setdefault(spec.name, spec)
+        for number, rounds in enumerate(self._group):
+            for candidate in rounds.running:
+                wanting.setdefault(network_of(candidate.spec), set()).add(number)
+                specs.setdefault(candidate.spec.name, candidate.spec)
         by_targets: dict[frozenset[int], list[ModelSpec]] = {}
         for spec in specs.values():
             by_targets.setdefault(frozenset(wanting[network_of(spec)]), []).append(spec)
-        found = Brought(bad=self.work.prepared.bad)
+        failed: dict[str, Failure] = {}
+        seconds: dict[str, float] = {}
         for numbers, models in by_targets.items():
             networks = by_network(Candidate(spec) for spec in models)
             self.run(networks, numbers)  # type: ignore[arg-type]  # what names a round is passed on as it is
             for network in networks:
                 name = network_of(network.members[0].spec)
                 if all(member.failure for member in network.members) and (why := network.members[0].failure):
-                    found.failed[name] = why
+                    failed[name] = why
                 elif not all(member.cached for member in network.members):
-                    found.seconds[name] = sum(member.seconds for member in network.members) / len(numbers)
-        return found
+                    seconds[name] = sum(member.seconds for member in network.members) / len(numbers)
+        return failed, seconds
 
     def rows(self, share: Any = 1.0) -> Rows:
         """Items that some targets see in this round."""
         known = self._chosen.get(share)
         if known is None or known.target is not self.target:
             place = {content: i for i, content in enumerate(self.target.hashes)}
-            wanted = (self._wanted[number].extraction.rows(self._share) for number in sorted(share))
+            wanted = (self._group[number].extraction.rows(self._share) for number in sorted(share))
             hashes = {rows.target.hashes[i] for rows in wanted for i in rows.every_item}
             found = {place[content] for content in hashes if content in place}
             known = self._chosen[share] = Rows(self.target, np.array(sorted(found), np.int64))
@@ -324,4 +287,4 @@ class JoinedExtraction(Extraction):
 
     def scored(self, share: Any) -> tuple[ToScore, ...]:
         """What the targets that want a network score of it."""
-        return tuple(each for number in sorted(share) for each in self._wanted[number].extraction.scored(self._share))
+        return tuple(each for number in sorted(share) for each in self._group[number].extraction.scored(self._share))

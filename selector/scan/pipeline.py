@@ -19,7 +19,6 @@ from selector.core.errors import ConfigError, OptionError, SourceError, TargetEr
 from selector.core.progress import listening
 from selector.core.units import words
 from selector.loggers import ExperimentLog, registry
-from selector.modalities.image import pixel_limit
 from selector.options.training import TOP_K
 from selector.report import plot
 from selector.report.html import write_report
@@ -38,7 +37,6 @@ from selector.scan.checks import (
     run_folder,
 )
 from selector.scan.confirmation import leading
-from selector.scan.dataset_view import offline_hub
 from selector.scan.fine_tuning import fine_tune
 from selector.scan.many import listed, rank_many
 from selector.scan.precomputed import extraction_for
@@ -227,11 +225,7 @@ def _as_confirmed(
 
 
 def _rank(target: object, config: ScanConfig, notify: ProgressCallback) -> Ranking:
-    with (
-        offline_hub(config.offline),
-        pixel_limit(config.pixels),
-        open_executor(config, notify, config.max_memory) as executor,
-    ):
+    with open_executor(config, notify, config) as executor:
         scan = TargetScan(target, config, executor, notify)
         if scan.rounds is not None:
             scan.rounds.run()
@@ -260,11 +254,7 @@ def _confirm(ranking: Ranking | str | os.PathLike[str], config: ConfirmConfig, n
     check_strategies(config)
     trusted = config.trust_zoo or ranking.trusted
     _check_trust(ranking, specs, top_k, trusted)
-    with (
-        offline_hub(config.offline or made.offline),
-        pixel_limit(made.pixels),
-        open_executor(config, notify, made.max_memory) as executor,
-    ):
+    with open_executor(config, notify, made) as executor:
         features_store = open_store(config.store or made.store)
         data = _target_of(ranking, config.target, made, features_store)
         check_for_target(config, data)

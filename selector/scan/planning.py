@@ -34,6 +34,7 @@ from selector.scan.checks import (
     settled_top_k,
 )
 from selector.scan.dataset_view import count_items, offline_hub
+from selector.scan.extraction import operations_of
 from selector.scan.many import listed
 from selector.scan.memory_fit import FIT, Machine, Room, footprint_of
 from selector.scan.target_scan import SCAN_SHARE
@@ -44,7 +45,6 @@ from selector.tuning import plan as plans
 from selector.zoo import ModelSpec, check_trusted
 from selector.zoo.limits import Limits, OverLimit
 from selector.zoo.spec import network_of
-from selector.zoo.timm_facts import timm_facts
 
 EFFICIENCY = (0.1, 0.8)  # share of the rate of a plain matrix product that networks reach on a processor
 ASKED = 200  # models, up to which a plan asks the hub about each
@@ -253,69 +253,49 @@ def _seconds(
         return exact / 1.3, exact * 1.5, exact
     on_card = config.device.startswith(("cuda", "mps")) or (config.device == "auto" and bool(visible_cards()))
     unknown = [found for found in lacking if not found.rate and found.cost is None]
-    if on_card or any(_operations(found, data.modality) is None for found in unknown):
+    if on_card or any(_operations(found, data) is None for found in unknown):
         return None, None, None
     rate = arithmetic_rate()
     low, high = 0.0, 0.0
     for found in lacking:
-        quick, slow = _of_network(found, data.modality, rate)
+        quick, slow = _of_network(found, data, rate)
         low, high = low + quick, high + slow
     items = max((found.items for found in lacking), default=0)
     quick, slow = modalities.of(data).prepare_seconds
     return low + items * quick, high + items * slow, None
 
 
-def _of_network(found: _Found, modality: str, rate: float) -> tuple[float, float]:
+def _of_network(found: _Found, data: Target, rate: float) -> tuple[float, float]:
     if found.rate:
         return found.items / found.rate / 1.3, found.items / found.rate * 1.5
     if found.cost is not None and found.cost.image_seconds:
         return found.items * found.cost.image_seconds / 1.3, found.items * found.cost.image_seconds * 1.5
-    fewest, most = _operations(found, modality) or (0.0, 0.0)
+    fewest, most = _operations(found, data) or (0.0, 0.0)
     return (
         LOADING[0] + found.items * fewest / (rate * EFFICIENCY[1]),
         LOADING[1] + found.items * most / (rate * EFFICIENCY[0]),
     )
 
 
-def _operations(found: _Found, modality: str) -> tuple[float, float] | None:
+def _operations(found: _Found, data: Target) -> tuple[float, float] | None:
     """Multiply-adds an item, at least and at most; None where nothing tells."""
     if found.cost is not None and found.cost.flops:
         return float(found.cost.flops), float(found.cost.flops)
-    if not found.parameters:
-        return None
-    size = _size(found)
-    if (known := timm_facts(found.spec)) is not None and known.operations:
-        share = 1.0 if size is None else size[1] * size[2] / known.img_size**2
-        return known.operations * share, known.operations * share
-    return modalities.of(modality).operations(found.parameters, size)
+    return operations_of(found.spec, data, found.parameters, _size(found))
 
 
 def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tuple[str, ...]:
     """What the budget will train, by the passes of the quickest models: which of them lead, the scan says first."""
-    task = tasks.task_of(data)
     known = sorted(
-        (seconds * _grown(_size(found), config.resolution), found.spec.name, _size(found))
+        (seconds, found.spec.name, _size(found))
         for found in looked
-        if (seconds := _pass(found, data))
+        if (seconds := _pass(found, data, config.resolution))
     )
     if not known or config.seconds is None or config.source_domain is not None:
         return ()
     names = known[: config.top_k or 3]
-    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
-    batch = task.batch(train)
-    an_epoch = max(1, train // batch)
-    costs = [plans.StrategyCost.of_passes(seconds, batch, val) for seconds, _, _ in names]
-    reserve = 3.0 + test * names[0][0]
     trained = [name for name in config.strategies if name != "frozen"] or ["frozen"]
-    found = plans.foresee(
-        [cost for cost in costs for _ in trained],
-        budget=config.seconds - reserve,
-        max_steps=config.max_steps or plans.usual_steps(an_epoch),
-        steps_an_epoch=an_epoch,
-        reduced=config.resolution is None,
-        again=(train + val) / train if config.refit else 0.0,
-    )
-    least = plans.least_budget(costs[0], an_epoch, reduced=config.resolution is None) + reserve
+    found, least = _foreseen([seconds for seconds, _, _ in names for _ in trained], data, config, config.seconds)
     told = f"the smallest budget that fine-tunes {names[0][1]} is about {format_duration(least)}."
     budget = format_duration(config.seconds)
     if found is None:
@@ -330,22 +310,43 @@ def _training(looked: Sequence[_Found], data: Target, config: ScanConfig) -> tup
     return (f"{budget} will train, if they lead: {models}, {strategies}{at}, about {found.epochs:.0f} epochs; {told}",)
 
 
-def _grown(size: tuple[int, int, int] | None, resolution: int | None) -> float:
-    """By how much a pass takes longer at the resolution that the training is given."""
-    return 1.0 if size is None or resolution is None else (resolution / min(size[1:])) ** 2
+def _foreseen(
+    passes: Sequence[float], data: Target, config: ScanConfig, budget: float
+) -> tuple[plans.Forecast | None, float]:
+    """What a budget leaves configurations whose forward pass of an item takes so many seconds, and the least budget that
+    fine-tunes the first one."""
+    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
+    batch = tasks.task_of(data).batch(train)
+    an_epoch = max(1, train // batch)
+    costs = [plans.StrategyCost.of_passes(seconds, batch, val) for seconds in passes]
+    reserve = 3.0 + test * passes[0]
+    found = plans.foresee(
+        costs,
+        budget=budget - reserve,
+        max_steps=config.max_steps or plans.usual_steps(an_epoch),
+        steps_an_epoch=an_epoch,
+        reduced=config.resolution is None,
+        again=(train + val) / train if config.refit else 0.0,
+    )
+    return found, plans.least_budget(costs[0], an_epoch, reduced=config.resolution is None) + reserve
 
 
-def _pass(found: _Found, data: Target) -> float | None:
-    """Seconds an item of a forward pass, as measured here or from the operations; None where nothing tells."""
+def _pass(found: _Found, data: Target, resolution: int | None) -> float | None:
+    """Seconds an item of a forward pass, as measured here or from the operations, at the resolution that the training is
+    given; None where nothing tells."""
     if found.note:
         return None
     if found.rate:
-        return 1 / found.rate
-    if found.cost is not None and found.cost.image_seconds:
-        return found.cost.image_seconds
-    operations = _operations(found, data.modality)
-    share = math.sqrt(EFFICIENCY[0] * EFFICIENCY[1])
-    return None if operations is None else math.sqrt(operations[0] * operations[1]) / (arithmetic_rate() * share)
+        seconds = 1 / found.rate
+    elif found.cost is not None and found.cost.image_seconds:
+        seconds = found.cost.image_seconds
+    elif (operations := _operations(found, data)) is not None:
+        share = math.sqrt(EFFICIENCY[0] * EFFICIENCY[1])
+        seconds = math.sqrt(operations[0] * operations[1]) / (arithmetic_rate() * share)
+    else:
+        return None
+    size = _size(found)
+    return seconds * (1.0 if size is None or resolution is None else (resolution / min(size[1:])) ** 2)
 
 
 @functools.cache
@@ -391,22 +392,10 @@ def _fits(
 def _budgeted(found: _Found, data: Target, config: ScanConfig) -> tuple[float, float | None]:
     """(share of its own side, epochs) that the budget leaves a model that is trained alone; no epochs are None where its
     speed is not known, and 0 where the budget is too short."""
-    task = tasks.task_of(data)
-    seconds = _pass(found, data)
+    seconds = _pass(found, data, config.resolution)
     if seconds is None or config.seconds is None:
         return 1.0, None
-    seconds *= _grown(_size(found), config.resolution)
-    train, val, test = (len(data.indices(split)) for split in ("train", "val", "test"))
-    batch = task.batch(train)
-    an_epoch = max(1, train // batch)
-    told = plans.foresee(
-        [plans.StrategyCost.of_passes(seconds, batch, val)],
-        budget=config.seconds - 3.0 - test * seconds,
-        max_steps=config.max_steps or plans.usual_steps(an_epoch),
-        steps_an_epoch=an_epoch,
-        reduced=config.resolution is None,
-        again=(train + val) / train if config.refit else 0.0,
-    )
+    told, _ = _foreseen([seconds], data, config, config.seconds)
     return (1.0, 0.0) if told is None else (told.factor, told.epochs)
 
 

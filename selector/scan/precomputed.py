@@ -13,14 +13,22 @@ from selector.config import ConfirmConfig, ProxyLike, ScanConfig
 from selector.core.contracts import Encoder, ProgressCallback, Score, Target, no_progress
 from selector.core.errors import OptionError
 from selector.core.system import versions
-from selector.extract.job import Isolation
+from selector.extract.job import ExtractSettings, Isolation
 from selector.features import FeatureSet
-from selector.proxies import default_proxies
+from selector.proxies import proxy_name
 from selector.ranking.combination import LabelFacts, combine
 from selector.report.ranking import Ranking
 from selector.results import Caveat, ModelResult, ScoreCell
 from selector.run.executor import Executor
-from selector.scan.checks import check_for_target, check_names, load_target, open_store, run_folder, save_run
+from selector.scan.checks import (
+    check_for_target,
+    check_names,
+    load_target,
+    open_store,
+    proxies_of,
+    run_folder,
+    save_run,
+)
 from selector.scan.confirmation import confirm_leading
 from selector.scan.dataset_view import Rows, ordered, summarize
 from selector.scan.extraction import NOT_ISOLATED, Extraction
@@ -61,10 +69,9 @@ def extraction_for(
     """What a confirmation takes features and networks from, as the scan ``made`` them."""
     networks = modalities.of(target).has_models
     kind = Extraction if networks else ReadyFeatures
-    return kind(
-        target, store, config.device, made.precision, made.backend, "skip", trusted, notify, isolation=isolation,
-        executor=executor if networks else None,  # arrays are at hand here
-    )  # fmt: skip
+    settings = ExtractSettings(config.device, made.precision, made.backend, trusted, "skip")
+    # arrays are at hand here
+    return kind(target, store, settings, notify, isolation=isolation, executor=executor if networks else None)
 
 
 def rank_features(features: Mapping[str, object], labels: object, config: ScanConfig) -> Ranking:
@@ -75,19 +82,15 @@ def rank_features(features: Mapping[str, object], labels: object, config: ScanCo
             f"Got {type(features).__name__}.",
             "features",
         )
-    wanted, names = check_names(config)
+    check_names(config)
     data = load_target((features, labels), config)
     check_for_target(config, data)
-    if config.proxies is None:
-        names = list(default_proxies(data.label_kind))
-        wanted = list(names)
-    return rank_rows(data, wanted, names, config, no_progress, all_rows=not config.confirm)
+    return rank_rows(data, proxies_of(config, data), config, no_progress, all_rows=not config.confirm)
 
 
 def rank_rows(
     data: Target,
     proxies: Sequence[ProxyLike],
-    names: list[str],
     config: ScanConfig,
     notify: ProgressCallback,
     *,
@@ -102,7 +105,7 @@ def rank_rows(
     confirming = config.confirm and task is not None and not task.adapts
     folder = run_folder(config, data, confirming=confirming)
     indices = np.arange(len(data)) if all_rows else data.indices("train", "val")
-    ranking = _ranked(data, Rows(data, indices), proxies, names, config)
+    ranking = _ranked(data, Rows(data, indices), proxies, config)
     if all_rows:
         ranking = replace(ranking, settings={**ranking.settings, ALL_ROWS: True})
     if config.confirm and task is not None and task.adapts:
@@ -145,8 +148,9 @@ def _taken(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return array if np.array_equal(indices, np.arange(len(array))) else array[indices]
 
 
-def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], names: list[str], config: ScanConfig) -> Ranking:
+def _ranked(data: Target, rows: Rows, proxies: Sequence[ProxyLike], config: ScanConfig) -> Ranking:
     started = time.perf_counter()
+    names = [proxy_name(proxy) for proxy in proxies]
     assert data.features is not None
     arrays = {name: data.ready_features(name) for name in data.feature_widths or (data.name,)}
     cells: dict[str, dict[str, ScoreCell]] = {}

@@ -18,8 +18,7 @@ from selector.core.errors import ProxyError, SourceError, StoreError
 from selector.core.preprocess import Preprocess
 from selector.core.system import versions
 from selector.core.units import format_duration
-from selector.extract.job import Isolation, layer_specs
-from selector.proxies import default_proxies
+from selector.extract.job import ExtractSettings, Isolation, layer_specs
 from selector.ranking.combination import OUT, LabelFacts, combine, out_of_reach
 from selector.ranking.forecast import of_metric
 from selector.ranking.outlook import Outlook
@@ -35,6 +34,7 @@ from selector.scan.checks import (
     limits_of,
     load_target,
     open_store,
+    proxies_of,
     run_folder,
     save_run,
     settled_top_k,
@@ -123,21 +123,16 @@ class TargetScan:
     def __init__(self, target: object, config: ScanConfig, executor: Executor, notify: ProgressCallback) -> None:
         self._started = time.perf_counter()
         self._config = config
-        wanted, names = check_names(config)
+        check_names(config)
         self._store = open_store(config.store)
         data = load_target(target, config)
         check_for_target(config, data)
         task = tasks.task_for(data)
-        if not config.proxies:  # what applies to the target's labels
-            usual = (task and task.proxies) or default_proxies(data.label_kind)
-            members = task.members.get(data.modality, ()) if task else ()
-            names = list(dict.fromkeys([*usual, *members]))
-            wanted = list(names)
-        self._names = names
+        wanted = proxies_of(config, data)
         self.rounds: Rounds | None = None
         self._ready: Ranking | None = None
         if not modalities.of(data).has_models:
-            self._ready = rank_rows(data, wanted, names, config, notify)
+            self._ready = rank_rows(data, wanted, config, notify)
             return
         self._specs, self._trusted = choose_specs(data, config)
         if config.zero_shot:
@@ -150,14 +145,16 @@ class TargetScan:
         self.extraction = Extraction(
             data,
             self._store,
-            config.device,
-            config.precision,
-            config.backend,
-            config.on_invalid,
-            self._trusted,
+            ExtractSettings(
+                config.device,
+                config.precision,
+                config.backend,
+                self._trusted,
+                config.on_invalid,
+                config.measure_cost,
+                replace(limits_of(config), noun=noun_of(data.modality)),
+            ),
             notify,
-            replace(limits_of(config), noun=noun_of(data.modality)),
-            config.measure_cost,
             executor=executor,
             isolation=isolation_of(config),
             scores=score_settings(wanted, config.seed, config.intervals),
@@ -203,7 +200,7 @@ class TargetScan:
             target=summarize(data),
             settings={
                 **config.record(),
-                "proxies": self._names,
+                "proxies": [name for name, _ in self._scoring.proxies],
                 "top_k": self._top_k,
                 "store": str(self._store.root),
                 "history": self._past is not None,
@@ -533,6 +530,7 @@ class BudgetedRounds(Rounds):
                 candidate.pruned = (
                     f"{when}: the scan budget of {self._budget.told} went to models that promise more for their price"
                 )
+                candidate.over_budget = True
                 candidate.spared = self.extraction.estimate(candidate.spec, self._items - rows)
 
     # ---------------------------------------------------------------- order
@@ -550,11 +548,11 @@ class BudgetedRounds(Rounds):
 
     def _leading(self) -> tuple[frozenset[str], frozenset[str]]:
         """The first k networks, and the models that are not significantly different from the best."""
-        known = [c for c in self.running if c.transferability is not None]
+        known = {c.spec.name: c.transferability for c in self.running if c.transferability is not None}
 
         def value(network: SameNetwork) -> float:
-            return max((c.transferability.value for c in network.members if c.transferability), default=-math.inf)
+            return max(known[c.spec.name].value for c in network.members)
 
-        ordered = sorted(by_network(known), key=value, reverse=True)
-        tied = frozenset(c.spec.name for c in known if c.transferability is not None and c.transferability.tied)
-        return frozenset(network.name for network in ordered[: self._top_k]), tied
+        networks = by_network(c for c in self.running if c.spec.name in known)
+        first = sorted(networks, key=value, reverse=True)[: self._top_k]
+        return frozenset(n.name for n in first), frozenset(name for name, found in known.items() if found.tied)

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import pytest
 from scipy.stats import kendalltau
-from typer.testing import CliRunner
 
-from selector.cli import app
 from selector.core.errors import ConfigError
 from selector.report.compare import compare
 from selector.report.html import write_comparison
 from selector.report.ranking import Ranking
 from tests.report import samples
+from tests.support.commands import fails, ok
 
 
 def shuffled() -> Ranking:
@@ -78,20 +77,16 @@ def test_the_command_prints_a_table_a_document_and_a_page(tmp_path):
     first = samples.hostile().save(tmp_path / "a").path
     second = samples.hostile().save(tmp_path / "b").path
     shuffled().save(tmp_path / "c")
-    run = CliRunner().invoke
     page = tmp_path / "pages" / "page.html"
-    shown = run(app, ["compare", str(tmp_path / "c"), str(second), "--html", str(page)])
-    assert shown.exit_code == 0, shown.output
-    assert "changed their place" in shown.stdout
-    assert "timm:network_2.in1k" in shown.stdout
+    shown = ok("compare", tmp_path / "c", second, "--html", page).stdout
+    assert "changed their place" in shown
+    assert "timm:network_2.in1k" in shown
     html = page.read_text()
     assert "<img" not in html
     assert "<script" not in html
     assert "style-src &#39;sha256-" in html
-    found = json.loads(run(app, ["compare", str(first), str(second), "--json"]).stdout)
+    found = json.loads(ok("compare", first, second, "--json").stdout)
     assert found["same_target"] is True
     assert found["models"][0]["first"]["rank"] == 1
-    missing = run(app, ["compare", str(first), str(tmp_path / "nothing")])
-    assert missing.exit_code == 2
-    assert "is not a run: it has no run.json" in missing.stderr
+    assert "is not a run: it has no run.json" in fails(2, "compare", first, tmp_path / "nothing")
     assert write_comparison(compare(samples.ranking(), shuffled()), page).read_text().count("<tr>") > 5

@@ -23,7 +23,7 @@ from selector.report.figures import Figure, figures, history, layers, spread
 from selector.report.html import command, render_report, template_part, write_report
 from selector.report.html import render_label_page as label_page
 from selector.report.ranking import load_ranking
-from selector.report.series import fronts, rank_table
+from selector.report.series import rank_table
 from selector.report.svg import Axis
 from selector.report.view import table_view
 from selector.results import Caveat, ModelResult, ScoreCell
@@ -348,15 +348,6 @@ def test_limits_are_in_the_command_to_run_again() -> None:
     asked = dict(itertools.pairwise(words))
     assert (asked["--max-params"], asked["--max-latency"]) == ("30M", "0.02s")
     assert (asked["--license"], asked["--measure-cost"]) == ("mit,bsd-*", "always")
-
-
-def test_fronts_hold_the_models_that_no_other_one_beats() -> None:
-    found = fronts(samples.costed())
-    names = [m.name for m in samples.costed()]
-    assert found["latency", "predicted"] == {names[2], names[0]}  # the third is the quickest, the first the best
-    assert found["parameters", "predicted"] == {names[0]}
-    assert found["memory", "measured"] == {names[0]}
-    assert ("latency", "predicted") not in fronts(samples.ranking())
 
 
 def test_ranks_of_the_proxies_against_scipy() -> None:

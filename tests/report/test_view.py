@@ -254,6 +254,14 @@ def test_the_dataframe_has_the_trainings_the_fronts_and_the_reasons() -> None:
     assert (table.loc[first, "device"], table.loc[first, "batch_backend"]) == ("AMD EPYC", "openvino")
 
 
+def test_the_short_dataframe_has_what_was_measured_by_any_strategy() -> None:
+    strategies = ("full", "zero-shot", "fcos/full")
+    measured = tuple(samples.measurement(0.9, strategy=name) for name in strategies)
+    short = samples.ranking((samples.model(0, measurements=measured),)).to_dataframe(short=True)
+    found = [name for name in short if name.startswith("measured_")]
+    assert found == [f"measured_{name}_{split}" for name in strategies for split in ("val", "test")]
+
+
 def test_a_legend_says_what_shown_columns_mean() -> None:
     wide, narrow = (render_text(samples.ranking(), width=width) for width in (300, 80))
     for text in (wide, narrow):

@@ -167,9 +167,12 @@ def test_expensive_models_are_handed_over_first(photos, tmp_path):
         for name, params in (("small", 11_000_000), ("large", 44_000_000), ("middling", 25_000_000))
     ]
     extraction = Extraction(
-        load_target(photos), FeatureStore(tmp_path), "cpu", "float32", "eager", "raise", trusted=False,
-        notify=lambda p: notes.append((p.stage, p.done, p.total, p.note)), executor=names,
-    )  # fmt: skip
+        load_target(photos),
+        FeatureStore(tmp_path),
+        ExtractSettings("cpu", "float32", "eager"),
+        lambda p: notes.append((p.stage, p.done, p.total, p.note)),
+        executor=names,
+    )
     extraction.run([SameNetwork((Candidate(spec),)) for spec in zoo], 1.0)
     assert names.names == ["large", "middling", "small"]
     assert notes[:2] == [("extract", 0, 3, "1 under way: large"), ("extract", 1, 3, "")]

@@ -4,6 +4,11 @@ from typing import Any
 
 from selector.zoo import ModelSpec
 
+TINY = [
+    ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
+    ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none"),
+]
+
 
 def of_torch_alone(failing: str) -> dict[str, Any]:
     """Options of a quick scan by three networks, the last of which (named so) fails. What workers import takes most of the

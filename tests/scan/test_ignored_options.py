@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 import selector
 from selector import scan
 from selector.config import ConfirmConfig, ScanConfig
 from selector.core.errors import OptionError
 from selector.options.data import DataOptions
+from tests.scan.test_adapting import Tiny
 
 ELSEWHERE = {
     "ray_address": "engine='ray' alone reads it; the configuration refuses it otherwise",
@@ -41,20 +40,8 @@ GIVEN: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Tiny(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 5, 2), nn.ReLU())
-        self.last = nn.Linear(8, 3)
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.last(self.stem(batch).amax((2, 3)))
-        return found
-
-
 def own_zoo() -> dict[str, selector.Model]:
-    return {"a": selector.Model(Tiny().eval(), transform={"input_size": (3, 24, 24)})}
+    return {"a": selector.Model(Tiny(0).eval(), transform={"input_size": (3, 24, 24)})}
 
 
 def images(seed: int, count: int = 36) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from selector.scan.past import Knowledge, facts_of, facts_of_candidate, identity
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, WeightsFile
 from tests.scan.test_scan import FAST, TINY
+from tests.support.commands import run as command
 
 
 def results_for(target, order, **changes):
@@ -137,26 +139,20 @@ def test_the_shipped_zoo_says_how_many_images_every_image_model_saw():
 
 
 def test_history_on_the_command_line(tmp_path, past):
-    from typer.testing import CliRunner
-
-    from selector.cli import app
-
-    def run(*words):
-        return CliRunner().invoke(app, ["history", *words])
-
+    run = partial(command, "history")
     listed = json.loads(run("list", "--json", "--model", "tiny-vit").stdout)
     assert {r["model"] for r in listed} == {"tiny-vit"}
     assert len(listed) == 8
     assert run("list", "--target", "t3").stdout.count("tiny-") == 2
-    assert run("export", str(tmp_path / "h.jsonl")).exit_code == 0
+    assert run("export", tmp_path / "h.jsonl").exit_code == 0
     refused = run("forget")
     assert refused.exit_code == 2
     assert "forget needs a target, a model or a run" in refused.output
     assert json.loads(run("forget", "--target", "t0", "--json").stdout)["results"] == 2
     assert json.loads(run("forget", "--all", "--json").stdout)["results"] == 14
     assert "no results in" in run("list").output
-    assert json.loads(run("import", str(tmp_path / "h.jsonl"), "--json").stdout)["results"] == 16
-    assert json.loads(run("list", "--json", "--file", str(tmp_path / "other.sqlite")).stdout) == []
+    assert json.loads(run("import", tmp_path / "h.jsonl", "--json").stdout)["results"] == 16
+    assert json.loads(run("list", "--json", "--file", tmp_path / "other.sqlite").stdout) == []
 
 
 def test_facts_of_a_model_survive_the_removal_of_its_rows(tmp_path):

@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import selector
-from selector.cli import app
 from selector.core.errors import OptionError, StoreError, TargetError
-from selector.report.overview import FailedTarget, Rankings, _smallest_cover, overview
-from selector.scan.many import _Member
+from selector.report.overview import FailedTarget, Rankings, _smallest_cover, overview, write_overview
+from selector.scan.many import _Member, _names
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
 from tests.conftest import image_folder
 from tests.report.samples import ranking as sample
 from tests.scan.samples import of_torch_alone
 from tests.scan.test_scan import table
+from tests.support.commands import run
 
 FAST = of_torch_alone("crashes")
 ZOO = FAST["zoo"]
@@ -84,11 +83,11 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders, tmp_path):
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text(json.dumps({"models": [{"name": s.name, "source": s.source} for s in ZOO[:2]]}))
     words = [
-        "scan", f"@{names}", "--zoo", str(zoo), "--store", str(tmp_path / "s"), "--out", str(tmp_path / "all"),
+        "scan", f"@{names}", "--zoo", zoo, "--store", tmp_path / "s", "--out", tmp_path / "all",
         "--trust-zoo", "--isolate", "off", "--no-confirm", "--proxies", "knn", "--backend", "eager",
         "--precision", "float32", "--measure-cost", "never",
     ]  # fmt: skip
-    ran = CliRunner().invoke(app, [*words, "--json"])
+    ran = run(*words, "--json")
     assert ran.exit_code == 3, ran.output  # a target failed
     said = json.loads(ran.stdout)
     assert [row["name"] for row in said["overview"]["targets"]] == ["first", "second", "empty"]
@@ -99,7 +98,7 @@ def test_the_command_writes_a_run_a_target_and_one_overview(folders, tmp_path):
     assert "Content-Security-Policy" in page
     assert (tmp_path / "all" / "second" / "run.json").is_file()
     assert json.loads((tmp_path / "all" / "overview.json").read_text())["cover"]
-    assert "targets, within 0.02 of the best transferability" in CliRunner().invoke(app, words).stdout
+    assert "targets, within 0.02 of the best transferability" in run(*words).stdout
 
 
 def ranking(name: str, values: dict[str, float], tied: tuple[str, ...] = ()) -> selector.Ranking:
@@ -128,6 +127,17 @@ def test_the_smallest_cover_is_exact_and_mean_ranks_count_the_missing_as_last() 
     assert {row.name: row.mean_rank for row in overview(few).models} == {"x": 1.0, "y": 2.0}
     near = overview([ranking("a", {"x": 0.9, "y": 0.6}, tied=("x", "y"))])
     assert {row.name: row.serves for row in near.models} == {"x": ("a",), "y": ("a",)}
+
+
+def test_every_target_has_a_folder_of_its_own() -> None:
+    assert _names(["x/a", "y/a", "z/a-2", "w/a"]) == ["a", "a-2", "a-2-2", "a-3"]
+    assert _names(["x/a-2", "y/a", "z/a"]) == ["a-2", "a", "a-3"]
+
+
+def test_targets_of_one_name_are_linked_to_their_own_reports(tmp_path: Path) -> None:
+    runs = [ranking("photos", {"x": 0.9}).save(tmp_path / folder) for folder in ("photos", "photos-2")]
+    page = write_overview(Rankings(runs), tmp_path).read_text()
+    assert [page.count(f'href="{folder}/report.html"') for folder in ("photos", "photos-2")] == [1, 1]
 
 
 def test_greedy_is_beaten_on_random_covers():

@@ -4,16 +4,15 @@ import csv
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 import selector
 import selector.sources
-from selector.cli import app
 from selector.core.costs import Footprint
 from selector.report.table import render_text
 from selector.scan import memory_fit
 from selector.scan.memory_fit import LIBRARIES, SCANNED, TRAINED, Machine, scanning, training
 from selector.zoo import ModelSpec
+from tests.support.commands import ok
 
 GB = 1 << 30
 SHAPE = Footprint(weights=GB, item=GB, step=4 * GB, area=224 * 224)
@@ -48,10 +47,7 @@ def test_a_gpu_needs_room_on_both_sides() -> None:
 def dry(photos: Path, tmp_path: Path, *words: str) -> str:
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text("version: 1\nmodels:\n- {name: tiny, source: 'timm:test_resnet', weights: none}\n")
-    asked = ["scan", photos, "--zoo", zoo, "--store", tmp_path / "store", "--dry-run", *words]
-    found = CliRunner().invoke(app, [str(word) for word in asked], env={"COLUMNS": "200"})
-    assert found.exit_code == 0, found.output
-    return found.stdout
+    return ok("scan", photos, "--zoo", zoo, "--store", tmp_path / "store", "--dry-run", *words, COLUMNS="200").stdout
 
 
 def test_a_dry_run_says_what_fits(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,22 +19,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import selector
 from selector import scan
-from selector.cli import app
 from selector.core.contracts import Progress, Score
 from selector.core.errors import BadImagesError, ConfigError, OptionError, TargetError
 from selector.report.ranking import Ranking, load_ranking
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec, PreprocessOverrides
 from tests.conftest import image_folder
+from tests.scan.samples import TINY
+from tests.support.commands import fails, ok
 
-TINY = [
-    ModelSpec(name="tiny-resnet", source="timm:test_resnet", weights="none"),
-    ModelSpec(name="tiny-vit", source="timm:test_vit", weights="none"),
-]
 FAST = {"zoo": TINY, "proxies": ["knn", "logme"], "precision": "float32", "backend": "eager"}
 ONE = {**FAST, "zoo": TINY[:1]}
 
@@ -99,13 +95,6 @@ def test_failing_models_are_rows_with_a_reason_and_the_run_goes_on(photos, tmp_p
     assert "a model must be deterministic: is dropout on" in reasons["noisy"]
     assert all(m.rank is None and m.traceback and not m.rows for m in ranking.failures)
     assert "failed" in {c.code for c in ranking.caveats}
-
-
-def test_python_entries_of_an_untrusted_file_do_not_run(photos, tmp_path):
-    file = tmp_path / "zoo.yaml"
-    file.write_text("version: 1\nmodels:\n- {name: p, source: 'python:tests.support.networks:explodes'}\n")
-    with pytest.raises(OptionError, match=r"p: refused, .* not trusted"):
-        selector.rank(photos, **{**FAST, "zoo": file}, store=tmp_path / "store")
 
 
 def test_confirm_does_not_believe_the_trust_that_a_run_claims_for_itself(first, tmp_path):
@@ -220,16 +209,10 @@ def test_a_round_that_stops_no_model_is_followed_by_the_last(tmp_path):
     ("changes", "text"),
     [
         ({"confirm": True, "top_k": 3}, r"top_k is 3, but only 2 model\(s\) are selected"),
-        ({"top_k": 0}, r"top_k must be an int in the range \[1, inf\). Got 0"),
         ({"proxies": ["knnn"]}, "unknown proxy 'knnn'; did you mean 'knn'"),
         ({"models": "tiny-resnit"}, "no model of the zoo matches 'tiny-resnit'; did you mean 'tiny-resnet'"),
-        ({"prune": "always", "intervals": False}, "needs intervals"),
-        ({"budget": "ten"}, "A duration must be a number with a unit"),
         ({"max_params": "30X"}, r"A count must be a number with a unit out of K, M, B, such as 30M. Got '30X'"),
-        ({"max_params": "0"}, r"max_params must be more than 0, or every model is excluded. Got '0'"),
-        ({"max_latency": "20"}, r"A duration needs a unit here: 20ms or 20s\? Got '20'"),
         ({"max_memory": "4 apples"}, r"A size must be a number with a unit .* such as 20GB. Got '4 apples'"),
-        ({"max_memory": "4GB", "measure_cost": "never"}, "measure_cost must be"),
         ({"license": "permisive"}, r"license 'permisive' is no class .*did you mean 'permissive'"),
         ({"license": " ,"}, r"license names none; give 'permissive'"),
     ],
@@ -324,17 +307,6 @@ def test_confirming_a_changed_target_is_refused(tmp_path):
         selector.confirm(tmp_path / "run", top_k=1, max_steps=2)
 
 
-def test_plan_touches_nothing(first, photos, tmp_path):
-    zoo = [*TINY, ModelSpec(name="not-here", source="timm:resnet18.a1_in1k")]
-    plan = selector.plan(photos, zoo=zoo, store=tmp_path / "store", offline=True)
-    assert [m["missing"] for m in plan.models] == [51, 51, 51]
-    assert (plan.images, plan.seconds) == (51, None)
-    assert "offline" in plan.models[2]["note"].lower()
-    after = selector.plan(photos, zoo=TINY, store=first.settings["store"], precision="float32", backend="eager")
-    assert [m["cached"] for m in after.models] == [51, 51]
-    assert (after.disk_bytes, after.seconds) == (0, 0)
-
-
 def test_nothing_of_an_untrusted_zoo_is_imported_by_a_plan_or_a_budget(photos, tmp_path, monkeypatch):
     package = tmp_path / "hostile"
     package.mkdir()
@@ -418,22 +390,18 @@ def test_scans_into_one_store_at_once_extract_each_model_once(photos, tmp_path):
 
 @pytest.mark.usefixtures("own_logging")
 def test_a_scan_meets_a_full_disk_and_goes_on_when_there_is_room(photos, small_disk):
-    scan = ["scan", str(photos), "--no-confirm", "--store", str(small_disk / "store"),
-            "--zoo", str(small_disk / "zoo.yaml"), "--out", str(small_disk / "run"), "--proxies", "knn",
-            "--backend", "eager", "--precision", "float32"]  # fmt: skip
+    scan = ["scan", photos, "--no-confirm", "--store", small_disk / "store", "--zoo", small_disk / "zoo.yaml",
+            "--out", small_disk / "run", "--proxies", "knn", "--backend", "eager", "--precision", "float32"]  # fmt: skip
     models = "".join(f"- {{name: {net}, source: 'timm:{net}', weights: none}}\n" for net in ("test_resnet", "test_vit"))
     (small_disk / "zoo.yaml").write_text(f"version: 1\nmodels:\n{models}")
     free = shutil.disk_usage(small_disk).free
     (small_disk / "ballast").write_bytes(b"x" * (free - 24_576))  # room for the documents, not for the rows
-    done = CliRunner().invoke(app, scan)
-    assert done.exit_code == 1, done.output
-    assert "is full (No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
+    told = fails(1, *scan)
+    assert "is full (No space left on device" in told
+    assert "Traceback" not in told
     assert FeatureStore(small_disk / "store").verify().damaged == ()
     (small_disk / "ballast").unlink()
-    done = CliRunner().invoke(app, scan)
-    assert done.exit_code == 0, done.output
-    assert "test_vit" in done.stdout
+    assert "test_vit" in ok(*scan).stdout
 
 
 def test_the_next_network_loads_while_one_runs_and_its_error_is_its_own_row(first, photos, tmp_path, monkeypatch):

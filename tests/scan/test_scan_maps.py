@@ -17,6 +17,7 @@ from selector import sources, tasks
 from selector.core.contracts import LabelKind, Target
 from selector.core.table import Facet, RowPlan
 from selector.data import load_target
+from selector.extract.job import ExtractSettings
 from selector.extract.rows import MapRunner, canvas_encoder
 from selector.modalities.image import canvas_of
 from selector.modalities.pixels.transform import normalize
@@ -92,7 +93,7 @@ def test_rows_are_the_maps_read_at_their_places(folder, tmp_path, task):
     """Against the network run by hand on the squashed image and a bilinear read at each place."""
     target = target_of(folder)
     selector.rank(target, **FAST, store=tmp_path)
-    extraction = Extraction(target, FeatureStore(tmp_path), "auto", "float32", "auto", "raise", True, lambda _: None)
+    extraction = Extraction(target, FeatureStore(tmp_path), ExtractSettings(precision="float32", trusted=True))
     entry = extraction.stored(TINY[0])
     assert entry is not None
     encoder = sources.registry.get("timm").load(TINY[0])
@@ -156,9 +157,8 @@ def test_a_kill_of_a_slow_network_keeps_the_rows_of_finished_batches(folder, tmp
     monkeypatch.setattr(MapRunner, "read", killed)
     with pytest.raises(KeyboardInterrupt):
         selector.rank(target_of(folder), **{**FAST, "zoo": TINY[:1]}, store=tmp_path)
-    extraction = Extraction(
-        target_of(folder), FeatureStore(tmp_path), "auto", "float32", "auto", "raise", True, lambda _: None
-    )
+    settings = ExtractSettings(precision="float32", trusted=True)
+    extraction = Extraction(target_of(folder), FeatureStore(tmp_path), settings)
     entry = extraction.stored(TINY[0])
     assert entry is not None
     assert entry.stored == POINTS * sum(seen)

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 from seqeval.metrics import f1_score
-from typer.testing import CliRunner
 
 import selector
 from selector import sources
-from selector.cli import app
 from selector.core.contracts import Target
 from selector.core.errors import BadImagesError, ConfigError
 from selector.core.preprocess import TextPreprocess
@@ -30,6 +28,7 @@ from selector.store import FeatureStore
 from selector.tasks import task_of
 from selector.tuning.strategies._loop import Settings, _accumulate, _Read
 from selector.zoo import ModelSpec
+from tests.support.commands import fails, ok
 from tests.support.text_models import WORDS, text_model
 
 PLACES, PEOPLE = ("city", "river", "bank"), ("actor", "team", "fox")
@@ -127,19 +126,15 @@ def test_the_command_line_tags(scanned, tmp_path):
     lines.write_text('["the", "river"]\n{"tokens": ["a", "team", "and", "it"]}\n')
     text = tmp_path / "more.txt"
     text.write_text("the city\n")
-    result = CliRunner().invoke(app, ["predict", str(run), "the bank", str(lines), str(text), "--json"])
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    told = json.loads(ok("predict", run, "the bank", lines, text, "--json").stdout)
     words = ["the bank", "the river", "a team and it", "the city"]
     assert [row["words"] for row in told] == [sentence.split() for sentence in words]
     assert told[1]["labels"] == ["O", "B-LOC"]
-    shown = CliRunner().invoke(app, ["predict", str(run), "the bank"])
-    assert "the bank/B-LOC" in shown.stdout
-    assert "LOC: bank" in shown.stdout
+    shown = ok("predict", run, "the bank").stdout
+    assert "the bank/B-LOC" in shown
+    assert "LOC: bank" in shown
     lines.write_text('["the", 3]\n')
-    failed = CliRunner().invoke(app, ["predict", str(run), str(lines)])
-    assert failed.exit_code == 2
-    assert "more.jsonl:1: expected a list of words" in failed.output
+    assert "more.jsonl:1: expected a list of words" in fails(2, "predict", run, lines)
 
 
 def test_the_report_shows_types_and_sentences(scanned):
@@ -324,23 +319,16 @@ def test_the_command_line_scans_a_conll_file(tmp_path):
     file = write_conll(tmp_path / "train.conll", words, [[f"{tag} X" for tag in own] for own in tags])
     zoo = tmp_path / "zoo.yaml"
     zoo.write_text(f"models:\n  - name: tiny\n    transformers: {text_model(tmp_path / 'm')}\n")
-    common = ["--zoo", str(zoo), "--store", str(tmp_path / "s"), "--no-history"]
-    scan = ["scan", str(file), "--label-column", "2", *common]
-    planned = CliRunner().invoke(app, [*scan, "--dry-run", "--json"])
-    assert planned.exit_code == 0, planned.output
-    told = json.loads(planned.stdout)
+    common = ["--zoo", zoo, "--store", tmp_path / "s", "--no-history"]
+    scan = ["scan", file, "--label-column", "2", *common]
+    told = json.loads(ok(*scan, "--dry-run", "--json").stdout)
     words_to_read = told["models"][0]["missing"]
     assert words_to_read == told["images"] < sum(map(len, words))
-    once = [*scan, "--no-confirm", "--out", str(tmp_path / "r"), "--max-samples", "40", "--json"]
-    result = CliRunner().invoke(app, once)
-    assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    told = json.loads(ok(*scan, "--no-confirm", "--out", tmp_path / "r", "--max-samples", "40", "--json").stdout)
     assert (told["target"]["items"], told["target"]["class_names"]) == (40, ["B-LOC", "B-PER", "I-LOC", "O"])
-    again = json.loads(CliRunner().invoke(app, [*scan, "--dry-run", "--json"]).stdout)
+    again = json.loads(ok(*scan, "--dry-run", "--json").stdout)
     row = again["models"][0]
     assert row["cached"] > 0
     assert row["cached"] + row["missing"] == words_to_read
     assert again["seconds"] is not None
-    failed = CliRunner().invoke(app, ["scan", str(file), *common, "--no-confirm"])
-    assert failed.exit_code == 2
-    assert "found one class only ('X'" in failed.output
+    assert "found one class only ('X'" in fails(2, "scan", file, *common, "--no-confirm")

@@ -27,12 +27,11 @@ from PIL import Image, UnidentifiedImageError
 
 from selector.core.errors import ConfigError, TargetError
 from selector.core.input_files import check_status, read_file
+from selector.core.resources import environment
 from selector.core.units import parse_count
 from selector.modalities.pixels.formats import header_size, is_jpeg_xl, lacking_decoder, readable_formats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from selector.core.contracts import Items, RawImage
@@ -99,21 +98,9 @@ def max_pixels() -> int:
         raise ConfigError(f"{MAX_PIXELS_VARIABLE}: {error}") from None
 
 
-@contextlib.contextmanager
-def pixel_limit(most: int | None) -> Iterator[None]:
+def pixel_limit(most: int | None) -> contextlib.AbstractContextManager[None]:
     """Another limit than ``MAX_PIXELS`` for the length of a run, in its child processes too; None changes nothing."""
-    if most is None:
-        yield
-        return
-    before = os.environ.get(MAX_PIXELS_VARIABLE)
-    os.environ[MAX_PIXELS_VARIABLE] = str(most)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[MAX_PIXELS_VARIABLE]
-        else:
-            os.environ[MAX_PIXELS_VARIABLE] = before
+    return environment({} if most is None else {MAX_PIXELS_VARIABLE: str(most)})
 
 
 def read_image_file(path: str | os.PathLike[str]) -> bytes:
