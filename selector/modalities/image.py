@@ -25,13 +25,13 @@ from selector.modalities.pixels.decode import (
     check_pixels,
     content_hash,
     decode_rgb,
-    image_size,
     opened,
     pil_to_array,
     pixel_limit,
     read_image,
     read_image_file,
     thumbnail,
+    upright_size,
 )
 from selector.modalities.pixels.formats import IMAGE_SUFFIXES, begins_as_image, count_lacking, is_image_name
 
@@ -53,7 +53,6 @@ __all__ = [
     "check_pixels",
     "content_hash",
     "decode_rgb",
-    "image_size",
     "is_image_name",
     "opened",
     "pil_to_array",
@@ -61,6 +60,7 @@ __all__ = [
     "read_image",
     "read_image_file",
     "thumbnail",
+    "upright_size",
 ]
 
 log = logging.getLogger(__name__)

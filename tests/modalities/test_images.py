@@ -23,10 +23,10 @@ from selector.modalities.image import (
     begins_as_image,
     content_hash,
     decode_rgb,
-    image_size,
     is_image_name,
     pil_to_array,
     read_image,
+    upright_size,
 )
 from selector.modalities.pixels import decode, formats
 from selector.modalities.pixels.formats import header_size
@@ -140,6 +140,7 @@ def test_exif_orientation_is_applied(form, orientation):
     raw = encode(image, form, exif=exif, **({"lossless": True} if form == "WEBP" else {}))
     assert np.array_equal(decode_rgb(raw), expected(raw))
     assert decode_rgb(raw).shape == ((24, 36, 3) if orientation < 5 else (36, 24, 3))
+    assert upright_size(raw) == decode_rgb(raw).shape[:2]
 
 
 def test_pillow_images():
@@ -246,9 +247,16 @@ def test_damage_gives_pixels_or_a_reason_never_another_error(raw, changes, cut):
     assert reason.startswith(("is ", "has ", "claims "))
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_size_is_told_without_decoding(form, monkeypatch):
+    raw = encode(Image.fromarray(PICTURE), form)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    assert upright_size(raw) == (24, 36)
+
+
 def test_size_from_the_header():
-    assert image_size(SEEDS[0]) == (24, 36)
-    assert image_size(b"x") == (0, 0)
+    assert upright_size(SEEDS[0]) == (24, 36)
+    assert upright_size(b"x") == (0, 0)
 
 
 def test_content_hash_tells_arrays_apart():
@@ -356,7 +364,7 @@ def test_formats_of_phones_are_read(suffix):
     raw = as_optional(suffix, photo, quality=95)
     assert is_image_name(f"IMG_0001.{suffix.upper()}")
     assert begins_as_image(raw[:16])
-    assert image_size(raw) == (64, 96)
+    assert upright_size(raw) == (64, 96)
     assert np.abs(decode_rgb(raw).astype(int) - np.asarray(photo)).mean() < 6
     with pytest.raises(UnreadableImage):
         decode_rgb(raw[: len(raw) // 2])
@@ -375,7 +383,7 @@ def test_formats_of_phones_are_measured_before_they_are_decoded(suffix, monkeypa
     with pytest.raises(UnreadableImage, match=r"claims 96 × 64 pixels in [\d,]+ bytes"):
         decode_rgb(raw)
     if suffix == "jxl":
-        assert image_size(raw) == (0, 0)
+        assert upright_size(raw) == (0, 0)
 
 
 @pytest.mark.parametrize("container", [False, True])

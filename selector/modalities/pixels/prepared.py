@@ -41,7 +41,7 @@ from selector.core.contracts import Items, Progress, ProgressCallback, RawImage,
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.core.preprocess import Preprocess
 from selector.core.resources import thread_limit, threads_for
-from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, image_size, read_image
+from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, read_image, upright_size
 from selector.modalities.pixels.transform import normalize, prepare, resize
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ def _is_large(raw: RawImage) -> bool:
         return False  # it is in memory already
     if raw[:2] == b"\xff\xd8" and len(raw) < _LARGE_PIXELS // 320:
         return False  # even a flat JPEG spends a byte on 256 pixels: most files need no look at their header
-    height, width = image_size(raw)
+    height, width = upright_size(raw)
     return height * width > _LARGE_PIXELS
 
 
