@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
 from selector.core.errors import SourceError
-from selector.sources._maps import MapTaps, run
+from selector.sources._maps import MapTaps, hooked, run
 from selector.zoo import Pooling
 
 Layout = Literal["rows", "nchw", "nhwc", "tokens"]
@@ -47,11 +47,8 @@ class FeaturePath:
         if self.kind == "forward":
             return _tensor(run(module, batch, whole=True))
         outputs: list[object] = []
-        handle = module.get_submodule(self.layer).register_forward_hook(lambda _m, _i, out: outputs.append(out))
-        try:
+        with hooked(module, [self.layer], lambda _, out: outputs.append(out)):
             run(module, batch, whole=False)
-        finally:
-            handle.remove()
         if not outputs:
             raise SourceError(f"layer '{self.layer}' is never reached when features are computed; name another one.")
         return _tensor(outputs[-1])
@@ -79,22 +76,19 @@ def read_together(
     """
     pooled: dict[FeaturePath, Tensor] = {}
 
-    def keep(path: FeaturePath) -> Callable[[object, object, object], None]:
-        return lambda _module, _input, out: pooled.update({path: path.pooled(_tensor(out))})
-
     inner = [path for path in dict.fromkeys(paths) if path.kind == "layer"]
-    handles = [module.get_submodule(path.layer).register_forward_hook(keep(path)) for path in inner]
+
+    def keep(layer: str, out: object) -> None:
+        pooled.update({path: path.pooled(_tensor(out)) for path in inner if path.layer == layer})
+
     # as in ``FeaturePath.raw``: layers are read while features are computed
     whole = any(path.kind == "forward" for path in paths)
     maps: list[Tensor] = []
-    try:
+    with hooked(module, {path.layer for path in inner}, keep):
         if taps is None:
             last = run(module, batch, whole)
         else:
             last, maps = taps.read(module, batch, whole)
-    finally:
-        for handle in handles:
-            handle.remove()
     for path in dict.fromkeys(paths):
         if path.kind == "head":
             pooled[path] = path.pooled(module.forward_head(last, pre_logits=True))

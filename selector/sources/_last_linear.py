@@ -87,15 +87,13 @@ def _makes_the_output(module: nn.Module, head: str, preprocess: Preprocess) -> b
     import torch
 
     from selector.sources._encoder import probe_batch
+    from selector.sources._maps import hooked
 
     outputs: list[Any] = []
-    handle = module.get_submodule(head).register_forward_hook(lambda _module, _input, out: outputs.append(out))
     try:
-        with torch.no_grad():
+        with hooked(module, [head], lambda _, out: outputs.append(out)), torch.no_grad():
             whole = module(probe_batch(preprocess.input_size))
     except Exception as error:  # noqa: BLE001 - reported, with what was tried, when the features are read
         log.debug("a pass on a test image failed: %s", error)
         return False
-    finally:
-        handle.remove()
     return bool(outputs) and isinstance(whole, torch.Tensor) and whole.ndim == 2 and torch.equal(outputs[-1], whole)

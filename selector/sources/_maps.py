@@ -8,7 +8,8 @@ one stride; its maps are four depths, evenly spaced.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, cast
@@ -135,15 +136,11 @@ class MapTaps:
         settings = zip(self.layouts, self.prefixes, self.strides, strict=True)
         how: dict[str, tuple[str, int, int]] = dict(zip(self.places, settings, strict=True))
 
-        def keep(name: str) -> Callable[[object, object, object], None]:
-            return lambda _module, _inputs, out: found.update({name: as_map(_first(out), *how[name], size)})
+        def keep(name: str, out: object) -> None:
+            found[name] = as_map(_first(out), *how[name], size)
 
-        handles = [module.get_submodule(name).register_forward_hook(keep(name)) for name in self.places if name]
-        try:
+        with hooked(module, filter(None, self.places), keep):
             last = run(module, batch, whole)
-        finally:
-            for handle in handles:
-                handle.remove()
         if "" in how:
             found[""] = as_map(_first(last), *how[""], size)
         return last, [found[name] for name in self.places]
@@ -154,6 +151,22 @@ def run(module: Any, batch: Tensor, whole: bool) -> Any:
     if not whole and hasattr(module, "forward_features"):
         return module.forward_features(batch)
     return getattr(type(module), "selector_base", type(module)).forward(module, batch)
+
+
+@contextmanager
+def hooked(module: nn.Module, names: Iterable[str], keep: Callable[[str, Any], object]) -> Iterator[None]:
+    """While it is entered, ``keep`` is told the name and the output of each of these submodules when it has run."""
+
+    def hook(name: str) -> Callable[[object, object, object], None]:
+        def told(_module: object, _inputs: object, out: object) -> None:
+            keep(name, out)
+
+        return told
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(module.get_submodule(name).register_forward_hook(hook(name)))
+        yield
 
 
 def find_taps(
@@ -240,20 +253,13 @@ def _outputs(module: nn.Module, batch: Tensor, whole: bool) -> dict[str, tuple[i
     """Shapes of what the submodules give, in the order in which they finish; "" is ``forward_features``'s."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> Callable[[object, object, object], None]:
-        def hook(_module: object, _inputs: object, out: object) -> None:
-            if isinstance(first := _plain(out), Tensor):
-                shapes.pop(name, None)  # a block that runs twice counts where it ran last
-                shapes[name] = tuple(first.shape)
+    def note(name: str, out: object) -> None:
+        if isinstance(first := _plain(out), Tensor):
+            shapes.pop(name, None)  # a block that runs twice counts where it ran last
+            shapes[name] = tuple(first.shape)
 
-        return hook
-
-    handles = [child.register_forward_hook(note(name)) for name, child in module.named_modules() if name]
-    try:
+    with hooked(module, [name for name, _ in module.named_modules() if name], note):
         last = run(module, batch, whole)
-    finally:
-        for handle in handles:
-            handle.remove()
     if hasattr(module, "forward_features") and not whole and isinstance(first := _plain(last), Tensor):
         shapes[""] = tuple(first.shape)
     return shapes
