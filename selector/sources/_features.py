@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -128,7 +129,7 @@ def layout_of(out: Tensor, declared: str | None) -> Layout:
 
 
 class _Headed(nn.Module):
-    """Mixed into a network's own class, so that its submodules keep their names."""
+    """Makes a network give the outputs of a head on its features."""
 
     selector_base: type[nn.Module]
     selector_path: FeaturePath
@@ -150,16 +151,35 @@ class Named(nn.Module):
         return self.get_submodule(self.selector_classifier)
 
 
-def mixed(module: nn.Module, mixin: type[nn.Module]) -> nn.Module:
-    """The module with the methods of another class before its own."""
+class Necked(nn.Module):
+    """Gives a network that has a neck timm's interface to maps."""
+
+    @abstractmethod
+    def neck_maps(self, batch: Tensor) -> list[Tensor]:
+        """Maps (B, C, h, w) of the neck, the finest first."""
+
+    def forward_intermediates(
+        self, batch: Tensor, indices: Any = None, norm: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(the coarsest map, maps (B, C, h, w) of the neck, the finest first)."""
+        maps = self.neck_maps(batch)
+        return maps[-1], maps if indices is None else [maps[i] for i in indices]
+
+    def forward_features(self, batch: Tensor) -> Tensor:
+        """The coarsest map."""
+        return self.neck_maps(batch)[-1]
+
+
+def mixed(module: nn.Module, mixin: type[nn.Module], **attributes: object) -> nn.Module:
+    """The module, in place, with the methods of another class before its own: its submodules keep their names."""
     base = type(module)
-    module.__class__ = type(base.__name__, (mixin, base), {"selector_base": base, "__module__": base.__module__})
+    module.__class__ = type(base.__name__, (mixin, base), {"__module__": base.__module__, **attributes})
     return module
 
 
 def add_linear(module: nn.Module, path: FeaturePath, num_features: int, num_outputs: int) -> nn.Module:
     """The network with a new linear layer on its features as ``forward`` and ``get_classifier()``."""
-    headed = cast(_Headed, mixed(module, _Headed))
+    headed = cast(_Headed, mixed(module, _Headed, selector_base=type(module)))
     headed.selector_path = path
     headed.selector_head = nn.Linear(num_features, num_outputs)
     return headed
