@@ -30,7 +30,7 @@ from selector.sources._bounded import bounded_settings
 from selector.sources._features import FeaturePath as FeaturePath
 from selector.sources._features import Named, add_linear, layout_of, mixed, read_together
 from selector.sources._maps import MapNetwork, MapTaps, find_taps
-from selector.sources._network import Network
+from selector.sources._network import Network, running
 from selector.sources._weights import identity_at
 from selector.zoo import ModelSpec
 
@@ -129,7 +129,7 @@ class TorchEncoder(Encoder):
         """See ``contracts.Encoder``."""
         loaded = self._loaded
         path = _path(spec, loaded.module, loaded.default)
-        with _refusing(spec, self.preprocess), torch.no_grad():
+        with running(spec.name, self.preprocess), torch.no_grad():
             raw = path.raw(loaded.module, probe_batch(self.preprocess.input_size))
         return _read(spec, loaded, identity_at(self.identity, spec), path, raw)
 
@@ -356,7 +356,7 @@ def make_encoder(
     path = _path(spec, module, default)
     names = network.block_names(module)
     batch = probe_batch(preprocess.input_size)
-    with _refusing(spec, preprocess):
+    with running(spec.name, preprocess):
         raw, blocks = in_forward_order(module, names, lambda: path.raw(module, batch))
         if not blocks:
             by_structure = blocks_by_structure(module, network.classifier(module))
@@ -387,20 +387,6 @@ def _read(
         batch = probe_batch(loaded.preprocess.input_size)
         encoder.source_head = _linear_head(loaded.module, classifier, batch, features)
     return encoder
-
-
-@contextmanager
-def _refusing(spec: ModelSpec, preprocess: Preprocess) -> Iterator[None]:
-    """Whatever goes wrong in a forward pass on a test image is this model's ``SourceError``."""
-    try:
-        yield
-    except SourceError:
-        raise
-    except Exception as error:
-        size = "x".join(map(str, preprocess.input_size))
-        raise SourceError(
-            f"{spec.name}: the network does not run on an input of {size}: {first_line(error)}"
-        ) from error
 
 
 def probe_batch(input_size: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,7 @@ from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_
 from selector.core.preprocess import Preprocess, TextPreprocess
 from selector.core.resources import given_threads
 from selector.sources import _weights, source
+from selector.sources._network import running
 
 if TYPE_CHECKING:
     import torch
@@ -250,15 +251,8 @@ class OnnxImageEncoder(OnnxEncoder):
         import torch
 
         batch = torch.zeros((1, *self.preprocess.input_size))
-        try:
+        with running(self.name, self.preprocess):
             features = self.encode(batch)
-        except SourceError:
-            raise
-        except Exception as error:
-            size = "x".join(map(str, self.preprocess.input_size))
-            raise SourceError(
-                f"{self.name}: the network does not run on an input of {size}: {first_line(error)}"
-            ) from error
         if features.ndim != 2 or not bool(torch.isfinite(features).all()):
             raise SourceError(f"{self.name}: features of a test image are not finite (1, D).")
         return features
@@ -278,7 +272,7 @@ class OnnxTextEncoder(OnnxEncoder):
     preprocess: TextPreprocess
 
     def __init__(self, spec: ModelSpec, identity: dict[str, object]) -> None:
-        from selector.sources._text import MAX_LENGTH, pooling_of, probe_tokens, read_tokenizer, running
+        from selector.sources._text import MAX_LENGTH, pooling_of, probe_tokens, read_tokenizer
         from selector.sources._text_path import LAST, TextPath
 
         super().__init__(spec, identity)
@@ -295,7 +289,7 @@ class OnnxTextEncoder(OnnxEncoder):
         self._output = spec.layer or _best_output(spec, self._outputs, words=self.preprocess.words)
         self._path = TextPath(LAST, pooling, specials=True)
         self._tokens = probe_tokens(self.preprocess)
-        with running(spec):
+        with running(spec.name, self.preprocess):
             self.num_features = int(self.encode(self._tokens).shape[1])
 
     def probe(self) -> Tokens:
