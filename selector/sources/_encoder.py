@@ -29,7 +29,8 @@ from selector.sources._blocks import blocks_by_structure, in_forward_order
 from selector.sources._bounded import bounded_settings
 from selector.sources._features import FeaturePath as FeaturePath
 from selector.sources._features import Named, add_linear, layout_of, mixed, read_together
-from selector.sources._maps import MapNetwork, MapTaps, find_taps
+from selector.sources._last_linear import linear_weights
+from selector.sources._maps import MapNetwork, MapTaps, alike, find_taps
 from selector.sources._network import Network, running
 from selector.sources._weights import identity_at
 from selector.zoo import ModelSpec
@@ -187,7 +188,9 @@ class TorchEncoder(Encoder):
         for classes in (0, None):  # without the head, where the architecture can do without
             try:
                 built = build_maps(network, self._map_recipe(network, classes))
-                _copy_state(module, built.network, (*self.head_names, network.classifier(module)), network)
+                new = built.network
+                heads = *network.head_names(new), network.classifier(new)
+                _copy_state(module, new, (*self.head_names, network.classifier(module), *heads))
                 self._check_maps(module, built, input_size)
                 return built
             except _BUILD_ERRORS as error:
@@ -212,7 +215,7 @@ class TorchEncoder(Encoder):
         batch = probe_batch((channels, *(size or native)))
         with torch.no_grad():
             expected = self.taps.read(module, batch, self._whole)[1]
-            if not all(_close(a, b) for a, b in zip(built(batch), expected, strict=True)):
+            if not all(alike(a, b) for a, b in zip(built(batch), expected, strict=True)):
                 raise SourceError("the maps of the network that was built again are others")
 
     def _canvas(self, size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
@@ -300,7 +303,7 @@ class TorchEncoder(Encoder):
         batch = probe_batch(self.preprocess.input_size)
         with torch.no_grad():
             head.bias.zero_()  # beside a bias, small features of a random start would not show
-            return _close(headed(batch), head(self.encode(batch)))
+            return alike(headed(batch), head(self.encode(batch)))
 
     def _sized(self, input_size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
         channels, *native = self.preprocess.input_size
@@ -457,41 +460,26 @@ def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) 
     with torch.no_grad():
         logits = module(batch)
         bias = 0.0 if layer.bias is None else layer.bias
-        if not isinstance(logits, Tensor) or not _close(logits - bias, features @ layer.weight.T):
+        if not isinstance(logits, Tensor) or not alike(logits - bias, features @ layer.weight.T):
             return None
         if layer.bias is not None and not bool(layer.bias.any()):
             return None  # a projection into a space shared with text (CLIP), not classes: nobody learned its bias
-        weight = layer.weight.detach().float().numpy().copy()
-        bias = (
-            layer.bias.detach().float().numpy().copy() if layer.bias is not None else np.zeros(len(weight), np.float32)
-        )
-    return weight, bias
+    return linear_weights(layer)
 
 
-def _copy_state(module: nn.Module, built: nn.Module, heads: Sequence[str], network: Network) -> None:
+def _copy_state(module: nn.Module, built: nn.Module, head_names: Sequence[str]) -> None:
     """All weights but those of the heads; names and shapes must agree."""
-    names = {name for name in (*heads, *network.head_names(built), network.classifier(built)) if name}
-    behind = tuple(f"{name}." for name in names)
-    state = {k: v for k, v in module.state_dict().items() if not k.startswith(behind)}
-    own = {k: v.shape for k, v in built.state_dict().items() if not k.startswith(behind)}
-    if {k: v.shape for k, v in state.items()} != own:
-        raise SourceError("the network without its head has other weights than the one that was loaded")
-    built.load_state_dict(state, strict=False)
-
-
-def _copy_backbone(module: nn.Module, headed: Any, head_names: tuple[str, ...]) -> None:
-    """All weights but those of the heads (``head_names`` of ``module``); names and shapes must agree."""
-    new = headed.get_classifier()
-    names = (*head_names, *(name for name, candidate in headed.named_modules() if candidate is new))
-    heads = tuple(f"{name}." for name in names)
-    state, own = module.state_dict(), headed.state_dict()
+    heads = tuple(f"{name}." for name in head_names if name)
+    state, own = module.state_dict(), built.state_dict()
     for tensors in (state, own):
         for key in [key for key in tensors if key.startswith(heads)]:
             del tensors[key]  # in place: a copy would lose the versions that are kept beside the tensors
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
-        raise SourceError("the network with the new head has other weights than the one that was loaded.")
-    headed.load_state_dict(state, strict=False)
+        raise SourceError("the network that was built again has other weights than the one that was loaded")
+    built.load_state_dict(state, strict=False)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())))
+def _copy_backbone(module: nn.Module, headed: Any, head_names: tuple[str, ...]) -> None:
+    """All weights but those of the old heads (``head_names`` of ``module``) and of the new one."""
+    new = headed.get_classifier()
+    _copy_state(module, headed, (*head_names, *(name for name, one in headed.named_modules() if one is new)))

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from selector.core.errors import SourceError
-from selector.sources._maps import MapTaps, hooked, run
+from selector.sources._maps import MapTaps, first_of, hooked, run
 from selector.zoo import Pooling
 
 Layout = Literal["rows", "nchw", "nhwc", "tokens"]
@@ -99,8 +99,7 @@ def read_together(
 
 
 def _tensor(out: object) -> Tensor:
-    while isinstance(out, list | tuple) and out:
-        out = out[0]
+    out = first_of(out)
     if not isinstance(out, Tensor):
         raise SourceError(f"expected a tensor as the network's output, found {type(out).__name__}.")
     return out

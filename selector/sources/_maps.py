@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -137,12 +137,12 @@ class MapTaps:
         how: dict[str, tuple[str, int, int]] = dict(zip(self.places, settings, strict=True))
 
         def keep(name: str, out: object) -> None:
-            found[name] = as_map(_first(out), *how[name], size)
+            found[name] = as_map(first_of(out), *how[name], size)
 
         with hooked(module, filter(None, self.places), keep):
             last = run(module, batch, whole)
         if "" in how:
-            found[""] = as_map(_first(last), *how[""], size)
+            found[""] = as_map(first_of(last), *how[""], size)
         return last, [found[name] for name in self.places]
 
 
@@ -208,7 +208,7 @@ def _find(module: Any, blocks: Sequence[str], batch: Tensor, whole: bool, layer:
     size = (batch.shape[2], batch.shape[3])
     if hasattr(module, "forward_intermediates") and not whole and not layer:
         last, maps = module.forward_intermediates(batch)
-        if _alike(last, module.forward_features(batch)):
+        if alike(last, module.forward_features(batch)):
             shapes = [geometry_of(found.shape, size) for found in maps]
             taps = _chosen("intermediates", [(i, g) for i, g in enumerate(shapes) if g is not None], size)
             return None if taps is None else _normed(module, batch, taps)
@@ -254,13 +254,13 @@ def _outputs(module: nn.Module, batch: Tensor, whole: bool) -> dict[str, tuple[i
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(name: str, out: object) -> None:
-        if isinstance(first := _plain(out), Tensor):
+        if isinstance(first := first_of(out), Tensor):
             shapes.pop(name, None)  # a block that runs twice counts where it ran last
             shapes[name] = tuple(first.shape)
 
     with hooked(module, [name for name, _ in module.named_modules() if name], note):
         last = run(module, batch, whole)
-    if hasattr(module, "forward_features") and not whole and isinstance(first := _plain(last), Tensor):
+    if hasattr(module, "forward_features") and not whole and isinstance(first := first_of(last), Tensor):
         shapes[""] = tuple(first.shape)
     return shapes
 
@@ -315,21 +315,19 @@ def _normed(module: object, batch: Tensor, taps: MapTaps) -> MapTaps:
     return normed if all(bool(torch.isfinite(found).all()) for found in maps) else taps
 
 
-def _plain(out: object) -> object:
+def first_of(out: Any) -> Any:
+    """What a submodule gives, or the first part of it."""
     while isinstance(out, list | tuple) and out:
         out = out[0]
     return out
 
 
-def _first(out: object) -> Tensor:
-    return cast(Tensor, _plain(out))
-
-
-def _alike(a: object, b: object) -> bool:
+def alike(a: object, b: object) -> bool:
+    """Whether the outputs of two networks are equal up to rounding."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())))
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return all(_alike(x, y) for x, y in zip(a, b, strict=True))
+        return all(alike(x, y) for x, y in zip(a, b, strict=True))
     return False
 
 
