@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -86,17 +86,13 @@ class OnnxEncoder(Encoder):
         self.num_parameters = _count(path)
         self.weights_bytes = sum(part.stat().st_size for part in [path, *_external(spec, path)])
 
-    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """Always an error."""
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise SourceError(
             f"{self.name}: an ONNX network gives frozen features only and cannot be fine-tuned; take the model through "
             f"{', '.join(_TRAINABLE[self.modality])} or python: for that."
         )
 
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, object]:
-        """Always an error."""
-        self.with_head(num_outputs, input_size)
-        raise AssertionError("unreachable")
+    with_head = recipe = _refuse
 
 
 class OnnxImageEncoder(OnnxEncoder):
@@ -198,13 +194,7 @@ class OnnxImageEncoder(OnnxEncoder):
             )
         return other
 
-    def map_module(self, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """Always an error."""
-        return self.with_head(1, input_size)
-
-    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, object]:
-        """Always an error."""
-        return self.recipe(1, input_size)
+    map_module = map_recipe = OnnxEncoder._refuse
 
     def _as_input(self, batch: torch.Tensor) -> np.ndarray:
         rows = batch.detach().cpu().numpy().astype(self._type)
