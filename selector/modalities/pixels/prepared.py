@@ -1,12 +1,6 @@
 """Decoded images: each one is decoded and resized once for a resize, and shared by all encoders.
 
-The pixels of an encoder are those of timm's own evaluation transform to within one gray level
-(tests compare them). Bilinear and bicubic resizing is torch's uint8 kernel, which does what Pillow
-does with vector instructions: decoding and resizing photos of 150 to 600 pixels to 224 is 1.2 to 2.7
-times as fast as with Pillow (CPU time of one core, same run), and 99.99% of the values are equal
-within one gray level. Pillow's ``draft`` mode would be faster on large photos, but it changes the
-pixels by more than that. Nearest and Lanczos are left to Pillow.
-
+The pixels of an encoder are those of timm's own evaluation transform to within one gray level (``pixels.transform``).
 An EXIF orientation is applied. timm's own loader ignores it, so an image that carries one is seen
 upright here and lying there; for all others the pixels are the same.
 """
@@ -41,14 +35,14 @@ from selector.core.contracts import Items, Progress, ProgressCallback, RawImage,
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.core.preprocess import Preprocess
 from selector.core.resources import thread_limit, threads_for
-from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, read_image, upright_size
+from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, upright_size
 from selector.modalities.pixels.transform import normalize, prepare, resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["DEFAULT_MAX_SIZE", "Pixels", "load_image", "normalize", "open_pixels_many", "prepare", "resize"]
+__all__ = ["DEFAULT_MAX_SIZE", "Pixels", "normalize", "open_pixels_many", "prepare", "resize"]
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +56,6 @@ _SPARE_DISK = 512 * 10**6  # decoded images never take the last of a disk
 _LARGE_PIXELS = 32_000_000  # larger images are decoded one at a time, so that memory stays bounded
 _LOCK_SECONDS = 1800  # then it is decoded twice rather than never
 _SHOWN = 10
-
-load_image = read_image
-"""Decode a path, bytes, an array or a Pillow image: uint8 (H, W, 3), upright."""
 
 
 # ---------------------------------------------------------------------------- the pixel store
