@@ -45,6 +45,16 @@ def expected(raw: bytes) -> np.ndarray:
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(raw))).convert("RGB"))
 
 
+def png(width: int, height: int, bits: int, lines: bytes) -> bytes:
+    """An RGB file, whatever it holds."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
 @pytest.mark.parametrize("quality", [30, 75, 95])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"optimize": True}])
 def test_jpeg_equals_pillow_to_the_bit(quality, options):
@@ -97,13 +107,7 @@ def test_16_bits_keep_their_upper_8(form):
 
 def test_16_bit_rgb_png():
     values = RNG.integers(0, 65536, (5, 7, 3)).astype(">u2")
-    body = b"".join(b"\0" + row.tobytes() for row in values)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)
-    raw = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    raw = png(7, 5, 16, b"".join(b"\0" + row.tobytes() for row in values))
     assert np.array_equal(decode_rgb(raw), (values >> 8).astype(np.uint8))
 
 
@@ -174,13 +178,8 @@ def test_empty_and_unknown():
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
 def test_truncated(form):
     raw = encode(Image.fromarray(RNG.integers(0, 255, (64, 64, 3), dtype=np.uint8)), form)
-    with pytest.raises(UnreadableImage, match=r"^is (truncated|damaged) \(.+\)|^is not an image"):
-        decode_rgb(raw[: len(raw) // 2])
-
-
-def test_truncated_jpeg_says_so():
-    raw = encode(Image.fromarray(RNG.integers(0, 255, (64, 64, 3), dtype=np.uint8)), "JPEG")
-    with pytest.raises(UnreadableImage, match=r"^is truncated \(image file is truncated"):
+    said = r"^is (truncated|damaged) \(.+\)|^is not an image"
+    with pytest.raises(UnreadableImage, match=r"^is truncated \(image file is truncated" if form == "JPEG" else said):
         decode_rgb(raw[: len(raw) // 2])
 
 
@@ -198,14 +197,8 @@ def test_decompression_bombs_are_refused_from_the_header(
 ) -> None:
     # a program around this one may have lifted Pillow's own limit
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
-    raw = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
     with pytest.raises(UnreadableImage, match=rf"^is too large \(.*{reason}"):
-        decode_rgb(raw)
+        decode_rgb(png(30_000, 30_000, 8, bytes(99)))
 
 
 @pytest.mark.parametrize(
