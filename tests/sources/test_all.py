@@ -16,7 +16,7 @@ from torch import nn
 from selector.core.errors import SourceError
 from selector.sources import registry
 from selector.zoo import ModelSpec
-from tests.sources.samples import images, load, onnx_file, spec
+from tests.sources.samples import check_rows, head_of, images, load, onnx_file, spec
 
 SMALL = {"input_size": [3, 64, 64]}
 TORCH = {
@@ -53,18 +53,13 @@ def headed(request: pytest.FixtureRequest, encoder: Any, loaded: dict[str, Any])
     """The encoder with a head of four outputs: a copy, free to be changed."""
     name = f"head on {request.node.callspec.params['encoder']}"
     if name not in loaded:
-        loaded[name] = encoder.with_head(4)
+        loaded[name] = head_of(encoder, images(encoder), rtol=1e-3, atol=1e-4)
     return copy.deepcopy(loaded[name])
 
 
 def test_width_is_read_from_a_real_pass_and_rows_do_not_depend_on_their_batch(encoder: Any) -> None:
     batch = images(encoder)
-    with torch.no_grad():
-        together, alone = encoder.encode(batch), torch.cat([encoder.encode(batch[i : i + 1]) for i in range(3)])
-    assert together.shape == (3, encoder.num_features)
-    assert torch.isfinite(together).all()
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert (together[0] - together[1]).abs().max() > 1e-3 * together.abs().max()
+    assert check_rows(encoder, batch, batch.split(1)).shape == (3, encoder.num_features)
 
 
 def test_blocks_are_submodules_in_forward_order(encoder: Any) -> None:
@@ -80,23 +75,6 @@ def test_blocks_are_submodules_in_forward_order(encoder: Any) -> None:
     for handle in handles:
         handle.remove()
     assert tuple(dict.fromkeys(called)) == encoder.blocks
-
-
-def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(encoder: Any, headed: Any) -> None:
-    head = headed.get_classifier()
-    assert isinstance(head, nn.Linear)
-    assert head.weight.shape == (4, encoder.num_features)
-    batch = images(encoder)
-    with torch.no_grad():
-        logits = headed.eval()(batch)
-        torch.testing.assert_close(logits, head(encoder.encode(batch)), rtol=1e-3, atol=1e-4)
-    recipe = json.loads(json.dumps(encoder.recipe(4)))
-    again = registry.get(recipe["source"]).build(recipe)
-    again.load_state_dict(headed.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(again.eval()(batch), logits)
-    names = dict(headed.named_modules())
-    assert all(name in names for name in encoder.blocks)  # under the same names, for partial fine-tuning
 
 
 def test_a_head_trains_its_copy_and_leaves_the_encoder_alone(encoder: Any, headed: Any) -> None:
