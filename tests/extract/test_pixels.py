@@ -33,13 +33,11 @@ from selector.modalities.pixels.prepared import (
     SegmentReader,
     SegmentWriter,
     digest_of,
-    normalize,
     open_pixels_many,
-    prepare,
     prune,
     read_index,
-    resize,
 )
+from selector.modalities.pixels.transform import normalize, prepare, resize
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 OTHER = Preprocess(input_size=(3, 12, 20), interpolation="bilinear", crop_mode="squash")

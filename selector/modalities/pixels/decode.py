@@ -39,25 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = [
-    "MAX_PIXELS",
-    "TOO_LARGE",
-    "UnreadableImage",
-    "canvas_of",
-    "check_header",
-    "check_image_file",
-    "check_pixels",
-    "content_hash",
-    "decode_rgb",
-    "max_pixels",
-    "pil_to_array",
-    "pixel_limit",
-    "read_image",
-    "read_image_file",
-    "thumbnail",
-    "upright_size",
-]
-
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded, where nothing else is said: half a gigabyte as RGB (Pillow's own
 limit)."""

@@ -10,8 +10,6 @@ from selector.core.errors import SourceError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["canvas_encoder", "canvas_side", "read_points"]
-
 LEAST_SIDE = 160
 
 

@@ -36,13 +36,11 @@ from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.core.preprocess import Preprocess
 from selector.core.resources import thread_limit, threads_for
 from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, upright_size
-from selector.modalities.pixels.transform import normalize, prepare, resize
+from selector.modalities.pixels.transform import resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-__all__ = ["DEFAULT_MAX_SIZE", "Pixels", "normalize", "open_pixels_many", "prepare", "resize"]
 
 log = logging.getLogger(__name__)
 
