@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from selector.core.atomic import TEMPORARY
-from selector.core.container import Container
+from selector.core.container import Container, digest_of
 from selector.core.contracts import Progress
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.core.preprocess import Preprocess
@@ -32,7 +32,6 @@ from selector.modalities.pixels.prepared import (
     Pixels,
     SegmentReader,
     SegmentWriter,
-    digest_of,
     open_pixels_many,
     prune,
     read_index,

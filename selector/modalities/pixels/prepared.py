@@ -30,7 +30,7 @@ import numpy as np
 import xxhash
 
 from selector.core.atomic import TEMPORARY, last_use, prune_files, replacing
-from selector.core.container import Blocks, Container, Damaged, pack
+from selector.core.container import Blocks, Container, Damaged, digest_of, pack
 from selector.core.contracts import Items, Progress, ProgressCallback, RawImage, no_progress
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.core.preprocess import Preprocess
@@ -391,15 +391,6 @@ SEGMENT_BYTES = 32 << 20  # they wait in memory until the segment is written: th
 _AROUND = 64 << 10  # bytes around a page that Linux makes resident with it
 _OPEN_MAPS = 64  # each keeps a file descriptor
 _STALE_SECONDS = 24 * 3600
-
-
-def digest_of(content: str) -> bytes:
-    """16 bytes for a content hash (its 32 hex digits, or a hash of any other string)."""
-    try:
-        raw = bytes.fromhex(content)
-    except ValueError:
-        raw = b""
-    return raw if len(raw) == _DIGEST else xxhash.xxh3_128_digest(content.encode())
 
 
 @dataclass(frozen=True)
