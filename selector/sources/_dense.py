@@ -20,7 +20,7 @@ _OF_SSD = 2  # its first maps; the others are a few cells
 _NO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")  # torchvision reads their weights so
 
 
-class _Detector(Necked):
+class _DetectorNeck(Necked):
     backbone: nn.Module
 
     def neck_maps(self, batch: Tensor) -> list[Tensor]:
@@ -34,7 +34,7 @@ def with_neck(module: nn.Module, name: str) -> nn.Module:
     torchvision fixes that of a pretrained backbone, but for its second versions and for SSD."""
     if not isinstance(module, SSD) and not name.endswith("_v2"):
         _freeze_norms(cast(Any, module).backbone.body, 0.0 if name in _NO_EPSILON else 1e-5)
-    return mixed(module, _Detector)
+    return mixed(module, _DetectorNeck)
 
 
 def _freeze_norms(module: nn.Module, epsilon: float) -> None:

@@ -130,7 +130,7 @@ class TorchEncoder(Encoder):
         """See ``contracts.Encoder``."""
         loaded = self._loaded
         path = _path(spec, loaded.module, loaded.default)
-        with running(spec.name, self.preprocess), torch.no_grad():
+        with running(spec.name, self.preprocess.input_size), torch.no_grad():
             raw = path.raw(loaded.module, probe_batch(self.preprocess.input_size))
         return _read(spec, loaded, identity_at(self.identity, spec), path, raw)
 
@@ -359,7 +359,7 @@ def make_encoder(
     path = _path(spec, module, default)
     names = network.block_names(module)
     batch = probe_batch(preprocess.input_size)
-    with running(spec.name, preprocess):
+    with running(spec.name, preprocess.input_size):
         raw, blocks = in_forward_order(module, names, lambda: path.raw(module, batch))
         if not blocks:
             by_structure = blocks_by_structure(module, network.classifier(module))

@@ -75,7 +75,7 @@ class TextEncoder(Encoder):
         self.module = module.eval()
         self._usual, self._own = usual[bool(preprocess.words)], None if preprocess.words else own
         self._probe = probe_tokens(preprocess)
-        with running(spec.name, preprocess):
+        with running(spec.name):
             self.path = self._path_of(spec)
             with torch.no_grad():
                 features = self.encode(self._probe)
@@ -222,7 +222,7 @@ class PythonTextEncoder(TextEncoder):
         preprocess = TextPreprocess(tokenizer=_tokenizer(spec, module), **changes)
         self._model, self._kwargs = spec.model_id, dict(spec.kwargs)
         embedder = Embedder(module).eval()
-        with running(spec.name, preprocess):
+        with running(spec.name):
             embedder.depth = len(embedder.states(probe_tokens(preprocess)))
         # a factory's network may read from left to right: the mean is right for either
         super().__init__(spec, embedder, identity, preprocess, ("mean", "mean"))

@@ -241,7 +241,7 @@ class OnnxImageEncoder(OnnxEncoder):
         import torch
 
         batch = torch.zeros((1, *self.preprocess.input_size))
-        with running(self.name, self.preprocess):
+        with running(self.name, self.preprocess.input_size):
             features = self.encode(batch)
         if features.ndim != 2 or not bool(torch.isfinite(features).all()):
             raise SourceError(f"{self.name}: features of a test image are not finite (1, D).")
@@ -279,7 +279,7 @@ class OnnxTextEncoder(OnnxEncoder):
         self._output = spec.layer or _best_output(spec, self._outputs, words=self.preprocess.words)
         self._path = TextPath(LAST, pooling, specials=True)
         self._tokens = probe_tokens(self.preprocess)
-        with running(spec.name, self.preprocess):
+        with running(spec.name):
             self.num_features = int(self.encode(self._tokens).shape[1])
 
     def probe(self) -> Tokens:

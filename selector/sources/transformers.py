@@ -143,7 +143,7 @@ class TransformersEncoder(TextEncoder):
         preprocess = _preprocess(spec, files, backbone, token_types)
         own = _own_pooling(files)
         network = Transformer(backbone, token_types).eval()
-        with running(spec.name, preprocess):
+        with running(spec.name):
             causal = is_causal(network, probe_tokens(preprocess))
         # the first token of a word sees the rest of it, except in a decoder
         super().__init__(
