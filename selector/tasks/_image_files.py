@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selector.modalities.image import (
+from selector.modalities.pixels.decode import (
     BOMB_PIXELS,
     DAMAGE,
     UnreadableImage,

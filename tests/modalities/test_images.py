@@ -18,18 +18,16 @@ from PIL import Image, ImageFile, ImageOps
 import selector
 from selector.core.errors import ConfigError, OptionError, TargetError
 from selector.data import load_target
-from selector.modalities.image import (
+from selector.modalities.pixels import decode, formats
+from selector.modalities.pixels.decode import (
     UnreadableImage,
-    begins_as_image,
     content_hash,
     decode_rgb,
-    is_image_name,
     pil_to_array,
     read_image,
     upright_size,
 )
-from selector.modalities.pixels import decode, formats
-from selector.modalities.pixels.formats import header_size
+from selector.modalities.pixels.formats import begins_as_image, header_size, is_image_name
 
 RNG = np.random.default_rng(0)
 PICTURE = np.kron(RNG.integers(0, 255, (6, 9, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # (24, 36, 3), flat patches

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from selector.core.errors import SourceError
+from selector.core.errors import SourceError, ZooError
 from selector.sources import registry
 from selector.zoo import ModelSpec
 from tests.sources.samples import check_rows, head_of, images, load, onnx_file, spec
+from tests.support.text_models import text_model
 
 SMALL = {"input_size": [3, 64, 64]}
 TORCH = {
@@ -138,7 +139,9 @@ def test_identities_are_plain_and_follow_what_decides_the_features(tmp_path: Pat
 
 def test_identifying_imports_no_torch(tmp_path: Path, known_names: None) -> None:
     onnx_file(tmp_path / "n.onnx")
-    specs = [model.model_dump(mode="json") for model in TORCH.values()] + [{"source": f"onnx:{tmp_path / 'n.onnx'}"}]
+    files = {"onnx": tmp_path / "n.onnx", "transformers": text_model(tmp_path / "bert")}
+    specs = [model.model_dump(mode="json") for model in TORCH.values()]
+    specs += [{"source": f"{source}:{path}"} for source, path in files.items()]
     weights = {"package": "ccexam", "file": "weights/usps.pth"}
     code = f"""
 import sys
@@ -149,9 +152,24 @@ for frozen in {specs!r}:
 spec = zoo.ModelSpec.model_validate({{"source": "timm:test_vit", "weights": {weights!r}}})
 assert sources.registry.get("timm").identify(spec)["weights"].startswith("xxh128:")
 sources.registry.get("timm").expand("resnet18*")
-assert not {{"torch", "timm", "torchvision"}} & set(sys.modules), sorted(sys.modules)
+libraries = {{"torch", "timm", "torchvision", "transformers", "tokenizers", "onnxruntime"}}
+assert not libraries & set(sys.modules), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern", "said"),
+    [
+        ("timm", "hf-hub:org/*", "a wildcard cannot list the hub; name the repository in full"),
+        ("transformers", "org/*", "name the model in full; a wildcard cannot list the hub"),
+        ("elmo", "*", "name the model in full; a wildcard cannot list the hub"),
+        ("onnx", "*.onnx", "name the file in full"),
+    ],
+)
+def test_what_no_wildcard_lists(source: str, pattern: str, said: str) -> None:
+    with pytest.raises(ZooError, match=said):
+        registry.get(source).expand(pattern)
 
 
 def test_a_layer_that_is_not_there_and_a_pooling_that_does_not_fit() -> None:

@@ -15,7 +15,7 @@ import torch
 
 import selector
 from selector.core.contracts import Words
-from selector.core.errors import SelectorError, SourceError, WeightsMissing, ZooError
+from selector.core.errors import SelectorError, SourceError, WeightsMissing
 from selector.deploy import export_onnx
 from selector.modalities.text import TextTokenizer
 from selector.sources import registry
@@ -433,11 +433,6 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
 def test_settings_that_mean_nothing_here_are_refused(folder: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         load(folder, **settings)
-
-
-def test_a_wildcard_lists_no_hub() -> None:
-    with pytest.raises(ZooError, match="name the model in full; a wildcard cannot list the hub"):
-        registry.get("elmo").expand("*")
 
 
 def test_without_h5py_the_extra_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import shutil
 import socket
 import subprocess
@@ -62,8 +63,14 @@ def test_a_cache_that_another_program_filled_is_completed(hub: Asker, tmp_path: 
     sentence_model(tmp_path / "hub" / "org" / "sentences")
     subprocess.run([sys.executable, "-c", OTHERS, "org/sentences"], env=hub.environment, check=True, timeout=240)
     with hub.unreachable():
-        alone = hub.ask("org/sentences")["org/sentences"]
-    assert alone[1:3] == ["mean", 64]  # what is there without the files that say how it pools; a warning says so
+        alone = hub.ask("org/sentences", "org/other")
+    assert alone["org/sentences"][1:3] == ["mean", 64]  # without the files that say how it pools; a warning says so
+    assert re.fullmatch(
+        r"WeightsMissing: transformers:org/other: the weights of hub repository org/other are not on this machine and "
+        r"127\.0\.0\.1:\d+ did not answer \(.*Connection refused.*\); check the connection and HF_ENDPOINT, or use the "
+        r"models tagged 'offline'\.",
+        alone["org/other"],
+    )
     assert hub.ask("org/sentences")["org/sentences"][1:3] == ["cls", 32]
 
 
