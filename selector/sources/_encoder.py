@@ -28,8 +28,7 @@ from selector.core.preprocess import Preprocess
 from selector.sources._blocks import blocks_by_structure, in_forward_order
 from selector.sources._bounded import bounded_settings
 from selector.sources._features import FeaturePath as FeaturePath
-from selector.sources._features import Named, add_linear, layout_of, mixed, read_together
-from selector.sources._last_linear import linear_weights
+from selector.sources._features import Named, add_linear, layout_of, linear_weights, mixed, read_together
 from selector.sources._maps import MapNetwork, MapTaps, alike, find_taps
 from selector.sources._network import Network, running
 from selector.sources._weights import identity_at

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from selector.core.errors import SourceError
@@ -182,6 +183,14 @@ def add_linear(module: nn.Module, path: FeaturePath, num_features: int, num_outp
     headed.selector_path = path
     headed.selector_head = nn.Linear(num_features, num_outputs)
     return headed
+
+
+def linear_weights(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (K, D) and offsets (K,) of a linear layer."""
+    weight = layer.weight.detach().float().numpy().copy()
+    return weight, np.zeros(
+        len(weight), np.float32
+    ) if layer.bias is None else layer.bias.detach().float().numpy().copy()
 
 
 class ReadyHead(nn.Module):

@@ -92,19 +92,11 @@ def taken_off(module: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Replace the linear layer by an identity, so that the network gives its features; its weights."""
     from torch.nn import Identity
 
+    from selector.sources._features import linear_weights
+
     layer = module.get_submodule(name)
     module.set_submodule(name, Identity())
     return linear_weights(layer)
-
-
-def linear_weights(layer: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (K, D) and offsets (K,) of a linear layer."""
-    import numpy as np
-
-    weight = layer.weight.detach().float().numpy().copy()
-    return weight, np.zeros(
-        len(weight), np.float32
-    ) if layer.bias is None else layer.bias.detach().float().numpy().copy()
 
 
 def _makes_the_output(module: nn.Module, head: str, preprocess: Preprocess) -> bool:
