@@ -42,12 +42,12 @@ _BUILD_ERRORS = (SourceError, TypeError, ValueError, RuntimeError, AttributeErro
 
 
 @contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """Networks built inside start from the same weights every time; the caller's generators are untouched."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which also moves the GPUs' generators
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also moves the GPUs' generators
     try:
         yield
     finally:

@@ -188,9 +188,9 @@ def add_linear(module: nn.Module, path: FeaturePath, num_features: int, num_outp
 def linear_weights(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Weights (K, D) and offsets (K,) of a linear layer."""
     weight = layer.weight.detach().float().numpy().copy()
-    return weight, np.zeros(
-        len(weight), np.float32
-    ) if layer.bias is None else layer.bias.detach().float().numpy().copy()
+    if layer.bias is None:
+        return weight, np.zeros(len(weight), np.float32)
+    return weight, layer.bias.detach().float().numpy().copy()
 
 
 class ReadyHead(nn.Module):

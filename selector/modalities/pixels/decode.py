@@ -52,7 +52,8 @@ BOMB_PIXELS, BOMB_RATIO = 20_000_000, 300
 """Above so many pixels a file must have a byte for every 300: photos have one for 2 to 20, drawings for up to 200. What
 has less took 15 seconds and 1.7 GB to decode from 164 kB."""
 
-_CANVAS_SAMPLE = 200
+_CANVAS_SAMPLE, _MULTIPLE = 200, 32
+_THUMBNAIL = 112  # pixels of the long side
 _ORIENTATION = 0x0112
 _ORIENTED_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # one of these is in the file
 # what decoders raise on damaged input: each was met on a fuzzed file, none says anything else
@@ -242,24 +243,24 @@ def opened(raw: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     return Image.open(io.BytesIO(raw), formats=formats or readable_formats())
 
 
-def thumbnail(raw: RawImage, side: int = 112) -> str:
-    """A small image of an item as a ``data:`` URI (JPEG, the long side at most ``side`` pixels).
+def thumbnail(raw: RawImage) -> str:
+    """A small image of an item as a ``data:`` URI (JPEG).
 
     Raises:
         UnreadableImage: it cannot be decoded.
     """
     image = Image.fromarray(decode_rgb(raw))
-    image.thumbnail((side, side))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def canvas_of(items: Items, short_side: int, multiple: int = 32) -> tuple[int, int]:
+def canvas_of(items: Items, short_side: int) -> tuple[int, int]:
     """The (height, width) that whole images of a target are squashed to, so that all of a batch have one shape.
 
     Its aspect is the median of the images', its short side ``short_side``, and both are rounded to multiples
-    of ``multiple``. A place in relative coordinates is the same in an image, on the canvas, in the mask and
+    of 32. A place in relative coordinates is the same in an image, on the canvas, in the mask and
     for the boxes.
 
     Args:
@@ -277,7 +278,7 @@ def canvas_of(items: Items, short_side: int, multiple: int = 32) -> tuple[int, i
         raise UnreadableImage("is needed: the size of no image of the target can be read")
     aspect = float(np.exp(np.median(logs)))
     height, width = (short_side, short_side * aspect) if aspect >= 1 else (short_side / aspect, short_side)
-    return max(1, round(height / multiple)) * multiple, max(1, round(width / multiple)) * multiple
+    return max(1, round(height / _MULTIPLE)) * _MULTIPLE, max(1, round(width / _MULTIPLE)) * _MULTIPLE
 
 
 def upright_size(raw: RawImage) -> tuple[int, int]:
