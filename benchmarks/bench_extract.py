@@ -57,7 +57,8 @@ from selector.demo import photos as textile_folder
 from selector.extract.backends import openvino
 from selector.extract.encode import Runner, extract_together, open_runner
 from selector.extract.job import ExtractSettings, wanted_of
-from selector.modalities.pixels.prepared import Pixels, normalize, open_pixels_many
+from selector.modalities.pixels.prepared import Pixels, open_pixels_many
+from selector.modalities.pixels.transform import normalize
 from selector.scan.candidate import Candidate
 from selector.scan.extraction import Extraction
 from selector.scan.selection import by_network

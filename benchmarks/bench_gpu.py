@@ -34,7 +34,7 @@ from selector.extract.backend_choice import agreement
 from selector.extract.encode import Runner, open_runner, resolve_device
 from selector.extract.inputs import ready
 from selector.modalities.pixels.augmentation import augmented
-from selector.modalities.pixels.prepared import normalize
+from selector.modalities.pixels.transform import normalize
 from selector.tasks._learner import HeadLearner
 from selector.tuning.strategies._loop import CLIP, Feed, Settings, train
 from selector.tuning.strategies._parts import Group

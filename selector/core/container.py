@@ -11,6 +11,7 @@ import math
 import struct
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -43,6 +44,14 @@ class Blocks:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     pieces: Callable[[], Iterator[np.ndarray]]
+
+
+def digest_of(name: str) -> bytes:
+    """16 bytes that stand for an item: its content hash of 32 hex digits, or a hash of any other name."""
+    with suppress(ValueError):  # another kind of name
+        if len(name) == 32 and len(raw := bytes.fromhex(name)) == 16:
+            return raw
+    return xxhash.xxh3_128_digest(name.encode())
 
 
 def pack(arrays: Mapping[str, np.ndarray | Blocks]) -> Iterator[bytes | memoryview]:

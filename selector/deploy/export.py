@@ -122,8 +122,7 @@ def measure_onnx(saved: SavedModel, path: Path, target: Target) -> dict[str, flo
     if not modalities.of(saved.preprocess).resizable or not len(items):
         return {}
     preprocess, task = cast(Preprocess, saved.preprocess), saved.task
-    from selector.modalities.pixels.prepared import prepare
-    from selector.modalities.pixels.transform import normalize
+    from selector.modalities.pixels.transform import normalize, prepare
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -67,11 +67,14 @@ def chunk_rows(rows: np.ndarray) -> int:
     return max(16, CHUNK_BYTES // (4 * int(rows.shape[1])))
 
 
-def chunks(rows: np.ndarray, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-    """(first index, rows as float32 or float64) in order."""
+def chunks(
+    rows: np.ndarray, size: int | None = None, indices: np.ndarray | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first index, rows as float32 or float64) in order, of the rows at ``indices`` where these are given."""
     size = size or chunk_rows(rows)
-    for start in range(0, len(rows), size):
-        yield start, as_float(rows[start : start + size])
+    for start in range(0, len(rows) if indices is None else len(indices), size):
+        part = slice(start, start + size)
+        yield start, as_float(rows[part] if indices is None else rows[indices[part]])
 
 
 def as_float(rows: np.ndarray) -> np.ndarray:

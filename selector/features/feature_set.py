@@ -11,7 +11,7 @@ import numpy as np
 
 from selector.core.contracts import LabelKind
 from selector.core.errors import NotApplicable, ProxyError
-from selector.features.arrays import CHUNK_BYTES, as_array, as_float, as_rows, content_hashes, equal_rows
+from selector.features.arrays import as_array, as_float, as_rows, chunks, content_hashes, equal_rows
 from selector.features.blocks import NUM_BLOCKS, draw_blocks, hash_names, stratified_sample
 from selector.features.device import device_of
 from selector.features.labels import check_labels
@@ -134,13 +134,10 @@ class FeatureSet:
 
     def chunks(self, size: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """(first index, float32 or float64 rows) in order."""
-        size = size or max(16, CHUNK_BYTES // (4 * self.width))
-        for start in range(0, len(self), size):
-            if self._rows is None and self._part_of is not None:  # without gathering all of them
-                whole, indices, _ = self._part_of
-                yield start, as_float(whole.rows[indices[start : start + size]])
-            else:
-                yield start, as_float(self.rows[start : start + size])
+        if self._rows is None and self._part_of is not None:  # without gathering all of them
+            whole, indices, _ = self._part_of
+            return chunks(whole.rows, size, indices)
+        return chunks(self.rows, size)
 
     @property
     def is_whole(self) -> bool:

@@ -6,14 +6,17 @@ spread costs no digits. A float32 Gram matrix is wrong in the second digit for s
 
 from __future__ import annotations
 
+import copy
+import functools
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from selector.core.errors import ProxyError
-from selector.features.arrays import as_float, chunk_rows
+from selector.features.arrays import as_float, chunk_rows, chunks
 from selector.features.device import TorchSums
 from selector.features.labels import Labels
 from selector.features.threads import capped
@@ -60,17 +63,7 @@ class Moments:
             )
         if other.shift is not self.shift and not np.array_equal(other.shift, self.shift):
             other = other.shifted_to(self.shift)
-        return Moments(
-            count=self.count + sign * other.count,
-            shift=self.shift,
-            total=self.total + sign * other.total,
-            gram=self.gram + sign * other.gram,
-            cross=self.cross + sign * other.cross,
-            label_total=self.label_total + sign * other.label_total,
-            label_square=self.label_square + sign * other.label_square,
-            norm4=self.norm4 + sign * other.norm4,
-            norm2_rows=self.norm2_rows + sign * other.norm2_rows,
-        )
+        return replace(self, **{name: getattr(self, name) + sign * getattr(other, name) for name in _SUMS})
 
     @property
     def delta(self) -> np.ndarray:
@@ -138,29 +131,19 @@ class Moments:
         return norm4, rows
 
 
+_SUMS = tuple(field.name for field in fields(Moments) if field.name != "shift")
+
+
 def merge(parts: Sequence[Moments]) -> Moments:
     """Moments of all parts together; parts of equal shift are added in place, without copies between."""
     first = parts[0]
     if any(not np.array_equal(part.shift, first.shift) for part in parts):
-        total = first
-        for part in parts[1:]:
-            total = total + part
-        return total
-    gram, cross = first.gram.copy(order="F"), first.cross.copy()
+        return functools.reduce(operator.add, parts)
+    sums = {name: copy.deepcopy(getattr(first, name)) for name in _SUMS}
     for part in parts[1:]:
-        gram += part.gram
-        cross += part.cross
-    return Moments(
-        count=sum(part.count for part in parts),
-        shift=first.shift,
-        total=np.sum([part.total for part in parts], axis=0),
-        gram=gram,
-        cross=cross,
-        label_total=np.sum([part.label_total for part in parts], axis=0),
-        label_square=np.sum([part.label_square for part in parts], axis=0),
-        norm4=sum(part.norm4 for part in parts),
-        norm2_rows=np.sum([part.norm2_rows for part in parts], axis=0),
-    )
+        for name in _SUMS:
+            sums[name] += getattr(part, name)
+    return replace(first, **sums)
 
 
 def accumulate(
@@ -197,8 +180,7 @@ def accumulate(
     else:
         sums = {part: TorchSums(width, columns, device) for part in wanted}
     with capped(width):
-        for start in range(0, len(rows), size):
-            chunk = as_float(rows[start : start + size])
+        for start, chunk in chunks(rows, size):
             for part in wanted:
                 index: Any = slice(start, start + len(chunk))
                 z = chunk

@@ -15,23 +15,17 @@ from selector.core.errors import BadImagesError
 from selector.core.modality import Inputs, Modality
 from selector.core.preprocess import Preprocess
 from selector.modalities.pixels.decode import (
-    BOMB_PIXELS,
-    DAMAGE,
     TOO_LARGE,
     UnreadableImage,
     canvas_of,
-    check_header,
     check_image_file,
-    check_pixels,
     content_hash,
-    decode_rgb,
-    image_size,
-    opened,
     pil_to_array,
     pixel_limit,
     read_image,
     read_image_file,
     thumbnail,
+    upright_size,
 )
 from selector.modalities.pixels.formats import IMAGE_SUFFIXES, begins_as_image, count_lacking, is_image_name
 
@@ -41,26 +35,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "BOMB_PIXELS",
-    "DAMAGE",
     "IMAGE_SUFFIXES",
     "TOO_LARGE",
     "UnreadableImage",
     "begins_as_image",
     "canvas_of",
-    "check_header",
     "check_image_file",
-    "check_pixels",
     "content_hash",
-    "decode_rgb",
-    "image_size",
     "is_image_name",
-    "opened",
     "pil_to_array",
     "pixel_limit",
     "read_image",
     "read_image_file",
-    "thumbnail",
+    "upright_size",
 ]
 
 log = logging.getLogger(__name__)

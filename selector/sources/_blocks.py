@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selector.sources._maps import hooked
+
 _LISTS = (nn.Sequential, nn.ModuleList)
 
 
@@ -94,16 +96,8 @@ def _mixes(module: nn.Module) -> bool:
 def in_forward_order(module: nn.Module, names: list[str], run: Callable[[], Tensor]) -> tuple[Tensor, list[str]]:
     """Run the network once; the names in the order in which they were called, uncalled ones left out."""
     called: dict[str, None] = {}
-    handles = [
-        module.get_submodule(name).register_forward_hook(lambda *_, name=name: called.setdefault(name))
-        for name in _callable(module, names)
-    ]
-    try:
-        with torch.no_grad():
-            output = run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(module, _callable(module, names), lambda name, _: called.setdefault(name)), torch.no_grad():
+        output = run()
     return output, list(called)
 
 

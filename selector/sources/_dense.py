@@ -13,39 +13,28 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.segmentation.lraspp import LRASPPHead
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from selector.sources._features import Necked, mixed
+
 _COARSER = {"pool", "p6", "p7"}  # levels that a neck adds behind its last map
 _OF_SSD = 2  # its first maps; the others are a few cells
 _NO_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")  # torchvision reads their weights so
 
 
-class _Neck(nn.Module):
-    """Mixed into a detector's own class, so that its submodules keep their names: timm's interface to maps."""
-
+class _DetectorNeck(Necked):
     backbone: nn.Module
 
-    def forward_intermediates(
-        self, batch: Tensor, indices: Any = None, norm: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
-        """(the coarsest map, maps (B, C, h, w) of the neck, the finest first)."""
+    def neck_maps(self, batch: Tensor) -> list[Tensor]:
         found: Mapping[str, Tensor] = self.backbone(batch)
         maps = [each for name, each in found.items() if name not in _COARSER]
-        if isinstance(self, SSD):
-            maps = maps[:_OF_SSD]
-        return maps[-1], maps if indices is None else [maps[i] for i in indices]
-
-    def forward_features(self, batch: Tensor) -> Tensor:
-        """The coarsest map."""
-        return self.forward_intermediates(batch)[0]
+        return maps[:_OF_SSD] if isinstance(self, SSD) else maps
 
 
 def with_neck(module: nn.Module, name: str) -> nn.Module:
-    """The detector, in place, with the interface of ``_Neck``, and with the normalization that its weights are for:
+    """The detector, in place, with the interface of ``Necked``, and with the normalization that its weights are for:
     torchvision fixes that of a pretrained backbone, but for its second versions and for SSD."""
     if not isinstance(module, SSD) and not name.endswith("_v2"):
         _freeze_norms(cast(Any, module).backbone.body, 0.0 if name in _NO_EPSILON else 1e-5)
-    base = type(module)
-    module.__class__ = type(base.__name__, (_Neck, base), {"__module__": base.__module__})
-    return module
+    return mixed(module, _DetectorNeck)
 
 
 def _freeze_norms(module: nn.Module, epsilon: float) -> None:
@@ -84,8 +73,6 @@ def blocks(module: Any) -> list[str]:
 
 
 class _Headless(nn.Module):
-    """Mixed into a segmenter's own class, so that its submodules keep their names."""
-
     backbone: nn.Module
     classifier: nn.Module
 
@@ -107,9 +94,7 @@ class _SideBySide(LRASPPHead):  # type: ignore[misc]  # torchvision has no types
 
 def headless(module: nn.Module) -> nn.Module:
     """The segmenter, in place, with ``forward_features``."""
-    base = type(module)
-    module.__class__ = type(base.__name__, (_Headless, base), {"__module__": base.__module__})
-    return module
+    return mixed(module, _Headless)
 
 
 def last_layers(module: Any) -> tuple[str, ...]:

@@ -28,9 +28,9 @@ from selector.core.preprocess import Preprocess
 from selector.sources._blocks import blocks_by_structure, in_forward_order
 from selector.sources._bounded import bounded_settings
 from selector.sources._features import FeaturePath as FeaturePath
-from selector.sources._features import Named, add_linear, layout_of, mixed, read_together
-from selector.sources._maps import MapNetwork, MapTaps, find_taps
-from selector.sources._network import Network
+from selector.sources._features import Named, add_linear, layout_of, linear_weights, mixed, read_together
+from selector.sources._maps import MapNetwork, MapTaps, alike, find_taps
+from selector.sources._network import Network, running
 from selector.sources._weights import identity_at
 from selector.zoo import ModelSpec
 
@@ -42,12 +42,12 @@ _BUILD_ERRORS = (SourceError, TypeError, ValueError, RuntimeError, AttributeErro
 
 
 @contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
+def seeded() -> Iterator[None]:
     """Networks built inside start from the same weights every time; the caller's generators are untouched."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which also moves the GPUs' generators
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also moves the GPUs' generators
     try:
         yield
     finally:
@@ -129,7 +129,7 @@ class TorchEncoder(Encoder):
         """See ``contracts.Encoder``."""
         loaded = self._loaded
         path = _path(spec, loaded.module, loaded.default)
-        with _refusing(spec, self.preprocess), torch.no_grad():
+        with running(spec.name, self.preprocess.input_size), torch.no_grad():
             raw = path.raw(loaded.module, probe_batch(self.preprocess.input_size))
         return _read(spec, loaded, identity_at(self.identity, spec), path, raw)
 
@@ -187,7 +187,9 @@ class TorchEncoder(Encoder):
         for classes in (0, None):  # without the head, where the architecture can do without
             try:
                 built = build_maps(network, self._map_recipe(network, classes))
-                _copy_state(module, built.network, (*self.head_names, network.classifier(module)), network)
+                new = built.network
+                heads = *network.head_names(new), network.classifier(new)
+                _copy_state(module, new, (*self.head_names, network.classifier(module), *heads))
                 self._check_maps(module, built, input_size)
                 return built
             except _BUILD_ERRORS as error:
@@ -212,7 +214,7 @@ class TorchEncoder(Encoder):
         batch = probe_batch((channels, *(size or native)))
         with torch.no_grad():
             expected = self.taps.read(module, batch, self._whole)[1]
-            if not all(_close(a, b) for a, b in zip(built(batch), expected, strict=True)):
+            if not all(alike(a, b) for a, b in zip(built(batch), expected, strict=True)):
                 raise SourceError("the maps of the network that was built again are others")
 
     def _canvas(self, size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
@@ -300,7 +302,7 @@ class TorchEncoder(Encoder):
         batch = probe_batch(self.preprocess.input_size)
         with torch.no_grad():
             head.bias.zero_()  # beside a bias, small features of a random start would not show
-            return _close(headed(batch), head(self.encode(batch)))
+            return alike(headed(batch), head(self.encode(batch)))
 
     def _sized(self, input_size: tuple[int, int] | None) -> tuple[nn.Module, Network]:
         channels, *native = self.preprocess.input_size
@@ -356,7 +358,7 @@ def make_encoder(
     path = _path(spec, module, default)
     names = network.block_names(module)
     batch = probe_batch(preprocess.input_size)
-    with _refusing(spec, preprocess):
+    with running(spec.name, preprocess.input_size):
         raw, blocks = in_forward_order(module, names, lambda: path.raw(module, batch))
         if not blocks:
             by_structure = blocks_by_structure(module, network.classifier(module))
@@ -387,20 +389,6 @@ def _read(
         batch = probe_batch(loaded.preprocess.input_size)
         encoder.source_head = _linear_head(loaded.module, classifier, batch, features)
     return encoder
-
-
-@contextmanager
-def _refusing(spec: ModelSpec, preprocess: Preprocess) -> Iterator[None]:
-    """Whatever goes wrong in a forward pass on a test image is this model's ``SourceError``."""
-    try:
-        yield
-    except SourceError:
-        raise
-    except Exception as error:
-        size = "x".join(map(str, preprocess.input_size))
-        raise SourceError(
-            f"{spec.name}: the network does not run on an input of {size}: {first_line(error)}"
-        ) from error
 
 
 def probe_batch(input_size: tuple[int, ...]) -> Tensor:
@@ -471,41 +459,26 @@ def _linear_head(module: Any, classifier: str, batch: Tensor, features: Tensor) 
     with torch.no_grad():
         logits = module(batch)
         bias = 0.0 if layer.bias is None else layer.bias
-        if not isinstance(logits, Tensor) or not _close(logits - bias, features @ layer.weight.T):
+        if not isinstance(logits, Tensor) or not alike(logits - bias, features @ layer.weight.T):
             return None
         if layer.bias is not None and not bool(layer.bias.any()):
             return None  # a projection into a space shared with text (CLIP), not classes: nobody learned its bias
-        weight = layer.weight.detach().float().numpy().copy()
-        bias = (
-            layer.bias.detach().float().numpy().copy() if layer.bias is not None else np.zeros(len(weight), np.float32)
-        )
-    return weight, bias
+    return linear_weights(layer)
 
 
-def _copy_state(module: nn.Module, built: nn.Module, heads: Sequence[str], network: Network) -> None:
+def _copy_state(module: nn.Module, built: nn.Module, head_names: Sequence[str]) -> None:
     """All weights but those of the heads; names and shapes must agree."""
-    names = {name for name in (*heads, *network.head_names(built), network.classifier(built)) if name}
-    behind = tuple(f"{name}." for name in names)
-    state = {k: v for k, v in module.state_dict().items() if not k.startswith(behind)}
-    own = {k: v.shape for k, v in built.state_dict().items() if not k.startswith(behind)}
-    if {k: v.shape for k, v in state.items()} != own:
-        raise SourceError("the network without its head has other weights than the one that was loaded")
-    built.load_state_dict(state, strict=False)
-
-
-def _copy_backbone(module: nn.Module, headed: Any, head_names: tuple[str, ...]) -> None:
-    """All weights but those of the heads (``head_names`` of ``module``); names and shapes must agree."""
-    new = headed.get_classifier()
-    names = (*head_names, *(name for name, candidate in headed.named_modules() if candidate is new))
-    heads = tuple(f"{name}." for name in names)
-    state, own = module.state_dict(), headed.state_dict()
+    heads = tuple(f"{name}." for name in head_names if name)
+    state, own = module.state_dict(), built.state_dict()
     for tensors in (state, own):
         for key in [key for key in tensors if key.startswith(heads)]:
             del tensors[key]  # in place: a copy would lose the versions that are kept beside the tensors
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
-        raise SourceError("the network with the new head has other weights than the one that was loaded.")
-    headed.load_state_dict(state, strict=False)
+        raise SourceError("the network that was built again has other weights than the one that was loaded")
+    built.load_state_dict(state, strict=False)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())))
+def _copy_backbone(module: nn.Module, headed: Any, head_names: tuple[str, ...]) -> None:
+    """All weights but those of the old heads (``head_names`` of ``module``) and of the new one."""
+    new = headed.get_classifier()
+    _copy_state(module, headed, (*head_names, *(name for name, one in headed.named_modules() if one is new)))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from selector.core.errors import SourceError
-from selector.sources._maps import MapTaps, run
+from selector.sources._maps import MapTaps, first_of, hooked, run
 from selector.zoo import Pooling
 
 Layout = Literal["rows", "nchw", "nhwc", "tokens"]
@@ -47,11 +49,8 @@ class FeaturePath:
         if self.kind == "forward":
             return _tensor(run(module, batch, whole=True))
         outputs: list[object] = []
-        handle = module.get_submodule(self.layer).register_forward_hook(lambda _m, _i, out: outputs.append(out))
-        try:
+        with hooked(module, [self.layer], lambda _, out: outputs.append(out)):
             run(module, batch, whole=False)
-        finally:
-            handle.remove()
         if not outputs:
             raise SourceError(f"layer '{self.layer}' is never reached when features are computed; name another one.")
         return _tensor(outputs[-1])
@@ -79,22 +78,19 @@ def read_together(
     """
     pooled: dict[FeaturePath, Tensor] = {}
 
-    def keep(path: FeaturePath) -> Callable[[object, object, object], None]:
-        return lambda _module, _input, out: pooled.update({path: path.pooled(_tensor(out))})
-
     inner = [path for path in dict.fromkeys(paths) if path.kind == "layer"]
-    handles = [module.get_submodule(path.layer).register_forward_hook(keep(path)) for path in inner]
+
+    def keep(layer: str, out: object) -> None:
+        pooled.update({path: path.pooled(_tensor(out)) for path in inner if path.layer == layer})
+
     # as in ``FeaturePath.raw``: layers are read while features are computed
     whole = any(path.kind == "forward" for path in paths)
     maps: list[Tensor] = []
-    try:
+    with hooked(module, {path.layer for path in inner}, keep):
         if taps is None:
             last = run(module, batch, whole)
         else:
             last, maps = taps.read(module, batch, whole)
-    finally:
-        for handle in handles:
-            handle.remove()
     for path in dict.fromkeys(paths):
         if path.kind == "head":
             pooled[path] = path.pooled(module.forward_head(last, pre_logits=True))
@@ -104,8 +100,7 @@ def read_together(
 
 
 def _tensor(out: object) -> Tensor:
-    while isinstance(out, list | tuple) and out:
-        out = out[0]
+    out = first_of(out)
     if not isinstance(out, Tensor):
         raise SourceError(f"expected a tensor as the network's output, found {type(out).__name__}.")
     return out
@@ -134,7 +129,7 @@ def layout_of(out: Tensor, declared: str | None) -> Layout:
 
 
 class _Headed(nn.Module):
-    """Mixed into a network's own class, so that its submodules keep their names."""
+    """Makes a network give the outputs of a head on its features."""
 
     selector_base: type[nn.Module]
     selector_path: FeaturePath
@@ -156,19 +151,46 @@ class Named(nn.Module):
         return self.get_submodule(self.selector_classifier)
 
 
-def mixed(module: nn.Module, mixin: type[nn.Module]) -> nn.Module:
-    """The module with the methods of another class before its own."""
+class Necked(nn.Module):
+    """Gives a network that has a neck timm's interface to maps."""
+
+    @abstractmethod
+    def neck_maps(self, batch: Tensor) -> list[Tensor]:
+        """Maps (B, C, h, w) of the neck, the finest first."""
+
+    def forward_intermediates(
+        self, batch: Tensor, indices: Any = None, norm: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(the coarsest map, maps (B, C, h, w) of the neck, the finest first)."""
+        maps = self.neck_maps(batch)
+        return maps[-1], maps if indices is None else [maps[i] for i in indices]
+
+    def forward_features(self, batch: Tensor) -> Tensor:
+        """The coarsest map."""
+        return self.neck_maps(batch)[-1]
+
+
+def mixed(module: nn.Module, mixin: type[nn.Module], **attributes: object) -> nn.Module:
+    """The module, in place, with the methods of another class before its own: its submodules keep their names."""
     base = type(module)
-    module.__class__ = type(base.__name__, (mixin, base), {"selector_base": base, "__module__": base.__module__})
+    module.__class__ = type(base.__name__, (mixin, base), {"__module__": base.__module__, **attributes})
     return module
 
 
 def add_linear(module: nn.Module, path: FeaturePath, num_features: int, num_outputs: int) -> nn.Module:
     """The network with a new linear layer on its features as ``forward`` and ``get_classifier()``."""
-    headed = cast(_Headed, mixed(module, _Headed))
+    headed = cast(_Headed, mixed(module, _Headed, selector_base=type(module)))
     headed.selector_path = path
     headed.selector_head = nn.Linear(num_features, num_outputs)
     return headed
+
+
+def linear_weights(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (K, D) and offsets (K,) of a linear layer."""
+    weight = layer.weight.detach().float().numpy().copy()
+    if layer.bias is None:
+        return weight, np.zeros(len(weight), np.float32)
+    return weight, layer.bias.detach().float().numpy().copy()
 
 
 class ReadyHead(nn.Module):

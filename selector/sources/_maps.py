@@ -8,10 +8,11 @@ one stride; its maps are four depths, evenly spaced.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -135,17 +136,13 @@ class MapTaps:
         settings = zip(self.layouts, self.prefixes, self.strides, strict=True)
         how: dict[str, tuple[str, int, int]] = dict(zip(self.places, settings, strict=True))
 
-        def keep(name: str) -> Callable[[object, object, object], None]:
-            return lambda _module, _inputs, out: found.update({name: as_map(_first(out), *how[name], size)})
+        def keep(name: str, out: object) -> None:
+            found[name] = as_map(first_of(out), *how[name], size)
 
-        handles = [module.get_submodule(name).register_forward_hook(keep(name)) for name in self.places if name]
-        try:
+        with hooked(module, filter(None, self.places), keep):
             last = run(module, batch, whole)
-        finally:
-            for handle in handles:
-                handle.remove()
         if "" in how:
-            found[""] = as_map(_first(last), *how[""], size)
+            found[""] = as_map(first_of(last), *how[""], size)
         return last, [found[name] for name in self.places]
 
 
@@ -154,6 +151,22 @@ def run(module: Any, batch: Tensor, whole: bool) -> Any:
     if not whole and hasattr(module, "forward_features"):
         return module.forward_features(batch)
     return getattr(type(module), "selector_base", type(module)).forward(module, batch)
+
+
+@contextmanager
+def hooked(module: nn.Module, names: Iterable[str], keep: Callable[[str, Any], object]) -> Iterator[None]:
+    """While it is entered, ``keep`` is told the name and the output of each of these submodules when it has run."""
+
+    def hook(name: str) -> Callable[[object, object, object], None]:
+        def told(_module: object, _inputs: object, out: object) -> None:
+            keep(name, out)
+
+        return told
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(module.get_submodule(name).register_forward_hook(hook(name)))
+        yield
 
 
 def find_taps(
@@ -195,7 +208,7 @@ def _find(module: Any, blocks: Sequence[str], batch: Tensor, whole: bool, layer:
     size = (batch.shape[2], batch.shape[3])
     if hasattr(module, "forward_intermediates") and not whole and not layer:
         last, maps = module.forward_intermediates(batch)
-        if _alike(last, module.forward_features(batch)):
+        if alike(last, module.forward_features(batch)):
             shapes = [geometry_of(found.shape, size) for found in maps]
             taps = _chosen("intermediates", [(i, g) for i, g in enumerate(shapes) if g is not None], size)
             return None if taps is None else _normed(module, batch, taps)
@@ -240,21 +253,14 @@ def _outputs(module: nn.Module, batch: Tensor, whole: bool) -> dict[str, tuple[i
     """Shapes of what the submodules give, in the order in which they finish; "" is ``forward_features``'s."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str) -> Callable[[object, object, object], None]:
-        def hook(_module: object, _inputs: object, out: object) -> None:
-            if isinstance(first := _plain(out), Tensor):
-                shapes.pop(name, None)  # a block that runs twice counts where it ran last
-                shapes[name] = tuple(first.shape)
+    def note(name: str, out: object) -> None:
+        if isinstance(first := first_of(out), Tensor):
+            shapes.pop(name, None)  # a block that runs twice counts where it ran last
+            shapes[name] = tuple(first.shape)
 
-        return hook
-
-    handles = [child.register_forward_hook(note(name)) for name, child in module.named_modules() if name]
-    try:
+    with hooked(module, [name for name, _ in module.named_modules() if name], note):
         last = run(module, batch, whole)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if hasattr(module, "forward_features") and not whole and isinstance(first := _plain(last), Tensor):
+    if hasattr(module, "forward_features") and not whole and isinstance(first := first_of(last), Tensor):
         shapes[""] = tuple(first.shape)
     return shapes
 
@@ -309,21 +315,19 @@ def _normed(module: object, batch: Tensor, taps: MapTaps) -> MapTaps:
     return normed if all(bool(torch.isfinite(found).all()) for found in maps) else taps
 
 
-def _plain(out: object) -> object:
+def first_of(out: Any) -> Any:
+    """What a submodule gives, or the first part of it."""
     while isinstance(out, list | tuple) and out:
         out = out[0]
     return out
 
 
-def _first(out: object) -> Tensor:
-    return cast(Tensor, _plain(out))
-
-
-def _alike(a: object, b: object) -> bool:
+def alike(a: object, b: object) -> bool:
+    """Whether the outputs of two networks are equal up to rounding."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max())))
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return all(_alike(x, y) for x, y in zip(a, b, strict=True))
+        return all(alike(x, y) for x, y in zip(a, b, strict=True))
     return False
 
 

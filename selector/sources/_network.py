@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from selector.core.errors import SourceError, first_line
+
 if TYPE_CHECKING:
     from torch import nn
+
+
+@contextmanager
+def running(name: str, size: Sequence[int] = ()) -> Iterator[None]:
+    """Whatever goes wrong in a forward pass on a test item is this model's ``SourceError``; texts have no size."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:  # a factory's code and onnxruntime raise anything
+        item = f"an input of {'x'.join(map(str, size))}" if size else "a text"
+        raise SourceError(f"{name}: the network does not run on {item}: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)

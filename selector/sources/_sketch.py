@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from selector.core.costs import TEXT_TOKENS
-from selector.core.preprocess import Preprocess
 from selector.sources._bounded import TENSORS_OF_SETTINGS, Bounded
 from selector.sources._maps import run
 
@@ -45,10 +44,15 @@ def on_meta(name: str) -> Iterator[None]:
         yield
 
 
-def image_sketch(build: Callable[[], tuple[nn.Module, Preprocess]], name: str) -> Sketch:
-    """That of a network that reads images; ``name`` is the model, for messages."""
+def image_sketch(build: Callable[[], tuple[Any, ...]], name: str) -> Sketch:
+    """That of a network that reads images.
+
+    Args:
+        build: gives the module first and how it reads images last.
+        name: the model, for messages.
+    """
     with on_meta(name):
-        module, preprocess = build()
+        module, *_, preprocess = build()
     return Sketch(
         module,
         lambda count: torch.empty((count, *preprocess.input_size)),

@@ -9,25 +9,24 @@ from __future__ import annotations
 import copy
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from selector.core.contracts import Encoder, Words
 from selector.core.documents import LONGEST
-from selector.core.errors import SourceError, first_line
+from selector.core.errors import SourceError
 from selector.core.input_files import read_file
 from selector.core.preprocess import TextPreprocess
 from selector.modalities.text import TextTokenizer, Tokens
 from selector.modalities.tokens.tokenizer import parse_tokenizer
+from selector.sources._network import Network, running
 from selector.sources._text_path import LAST, MEAN, WORD_POOLINGS, TextPath, TextPooling
 from selector.sources._weights import identity_at
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from selector.sources._network import Network
     from selector.sources._text_module import Embedder, TextModule
     from selector.zoo import ModelSpec
 
@@ -76,7 +75,7 @@ class TextEncoder(Encoder):
         self.module = module.eval()
         self._usual, self._own = usual[bool(preprocess.words)], None if preprocess.words else own
         self._probe = probe_tokens(preprocess)
-        with running(spec):
+        with running(spec.name):
             self.path = self._path_of(spec)
             with torch.no_grad():
                 features = self.encode(self._probe)
@@ -154,17 +153,6 @@ class TextEncoder(Encoder):
         return plain
 
 
-@contextmanager
-def running(spec: ModelSpec) -> Iterator[None]:
-    """Whatever goes wrong in a forward pass on a test text is this model's ``SourceError``."""
-    try:
-        yield
-    except SourceError:
-        raise
-    except Exception as error:  # a factory's code and onnxruntime raise anything
-        raise SourceError(f"{spec.name}: the network does not run on a text: {first_line(error)}") from error
-
-
 def pooling_of(spec: ModelSpec, preprocess: TextPreprocess, usual: TextPooling) -> TextPooling:
     """How the tokens of a text, or of a word, become its row: what the spec says, else what is usual for the network.
 
@@ -234,7 +222,7 @@ class PythonTextEncoder(TextEncoder):
         preprocess = TextPreprocess(tokenizer=_tokenizer(spec, module), **changes)
         self._model, self._kwargs = spec.model_id, dict(spec.kwargs)
         embedder = Embedder(module).eval()
-        with running(spec):
+        with running(spec.name):
             embedder.depth = len(embedder.states(probe_tokens(preprocess)))
         # a factory's network may read from left to right: the mean is right for either
         super().__init__(spec, embedder, identity, preprocess, ("mean", "mean"))

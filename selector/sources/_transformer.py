@@ -12,6 +12,7 @@ from selector.core.errors import SourceError, did_you_mean, first_line
 from selector.modalities.text import Tokens
 from selector.sources import _weights
 from selector.sources._encoder import seeded
+from selector.sources._maps import hooked
 from selector.sources._text_module import TextModule
 from selector.sources._text_path import LAST, TextPath
 
@@ -58,16 +59,11 @@ class Transformer(TextModule):
             return [pooled(states) for states in self._run(tokens, output_hidden_states=True).hidden_states[1:]]
         found: list[list[Tensor]] = []
 
-        def keep(_module: nn.Module, _inputs: object, out: Any) -> None:
+        def keep(_name: str, out: Any) -> None:
             found.append(pooled(out[0] if isinstance(out, tuple | list) else out))
 
-        hooked = self.blocks[: None if self.cut else -1] if inner else ()
-        handles = [self.backbone.get_submodule(name).register_forward_hook(keep) for name in hooked]
-        try:
+        with hooked(self.backbone, self.blocks[: None if self.cut else -1] if inner else (), keep):
             last = self._run(tokens).last_hidden_state
-        finally:
-            for handle in handles:
-                handle.remove()
         return found if self.cut else [*found, pooled(last)]
 
     def _run(self, tokens: Tokens, **more: Any) -> Any:

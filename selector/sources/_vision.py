@@ -18,6 +18,7 @@ from selector.core.contracts import Encoder
 from selector.core.errors import SourceError
 from selector.core.preprocess import Preprocess
 from selector.sources._encoder import FeaturePath, make_encoder
+from selector.sources._features import Necked, mixed
 from selector.sources._network import Network
 from selector.sources._text_files import ModelFiles, find_files
 from selector.sources._transformer import IMAGE_CLASSES, create, create_backbone
@@ -97,13 +98,11 @@ class VisionNetwork(Network):
 
 
 def _mixed(module: nn.Module) -> nn.Module:
-    base, mixin = type(module), _Tower if cast(Any, module).config.model_type == "clip_vision_model" else _Detector
-    module.__class__ = type(base.__name__, (mixin, base), {"__module__": base.__module__})
-    return module.eval()
+    return mixed(module, _Tower if cast(Any, module).config.model_type == "clip_vision_model" else _Detector).eval()
 
 
 class _Tower(nn.Module):
-    """Mixed into a tower's own class: images (B, C, H, W) of any size -> what it pools (B, D)."""
+    """Images (B, C, H, W) of any size -> what a tower pools (B, D)."""
 
     num_prefix_tokens = 1
 
@@ -139,8 +138,8 @@ def zero_shot_logits(spec: ModelSpec, texts: Sequence[str]) -> Callable[[np.ndar
     return logits
 
 
-class _Detector(nn.Module):
-    """Mixed into a detector's own class: it is called as torchvision's are, and has timm's interface to its maps."""
+class _Detector(Necked):
+    """A detector that is called as torchvision's are, and has timm's interface to its maps."""
 
     model: Any
     config: Any
@@ -156,19 +155,11 @@ class _Detector(nn.Module):
         inner = [f"model.{name}" for name, _ in self.model.named_children() if name != "backbone"]
         return (*inner, *(name for name, _ in self.named_children() if name != "model"))
 
-    def forward_intermediates(
-        self, batch: Tensor, indices: Any = None, norm: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
-        """(the coarsest map, maps (B, C, h, w) of the neck, the finest first)."""
+    def neck_maps(self, batch: Tensor) -> list[Tensor]:
+        """See ``Necked``."""
         found = self.model.backbone(batch, batch.new_ones((len(batch), *batch.shape[2:])))
-        maps = list(
-            self.model.encoder([f(m) for f, (m, _) in zip(self.model.encoder_input_proj, found, strict=True)])[0]
-        )
-        return maps[-1], maps if indices is None else [maps[i] for i in indices]
-
-    def forward_features(self, batch: Tensor) -> Tensor:
-        """The coarsest map."""
-        return self.forward_intermediates(batch)[0]
+        projected = [f(m) for f, (m, _) in zip(self.model.encoder_input_proj, found, strict=True)]
+        return list(self.model.encoder(projected)[0])
 
     def forward(self, batch: Tensor, targets: Any = None) -> object:
         """The loss, or of each image ``boxes`` in pixels, ``labels`` and ``scores``, the most confident first."""

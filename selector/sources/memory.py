@@ -16,7 +16,7 @@ from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, ZooError
 from selector.core.preprocess import Preprocess
 from selector.sources import _weights, source
-from selector.sources._last_linear import WithLastLinear, is_timm_like, without_head
+from selector.sources._last_linear import WithLastLinear, encoder_of
 from selector.zoo.own import live
 
 if TYPE_CHECKING:
@@ -45,14 +45,12 @@ class MemorySource:
 
     def load(self, spec: ModelSpec) -> Encoder:
         """See ``contracts.Source``; the module that was given stays as it is."""
-        from selector.sources._encoder import FeaturePath, make_encoder, run_quietly
+        from selector.sources._encoder import run_quietly
 
         network = MemoryNetwork(spec.model_id, spec.kwargs)
         module = run_quietly(lambda: network.create(None), spec, "the module cannot be copied").cpu().eval()
         preprocess = Preprocess().overridden(spec.preprocess.changes())
-        source_head = without_head(spec, network, module, preprocess)
-        default = FeaturePath("head" if is_timm_like(module) else "forward")
-        return make_encoder(spec, network, module, preprocess, self.identify(spec), default, source_head)
+        return encoder_of(spec, network, module, preprocess, self.identify(spec))
 
     def sketch(self, spec: ModelSpec) -> Sketch:
         """See ``_sketch``; the module itself, of which no tensor is touched."""
@@ -81,9 +79,4 @@ class MemoryNetwork(WithLastLinear):
             module: Any = copy.deepcopy(live(self.model, f"memory:{self.model}"))
         except ZooError as error:
             raise SourceError(str(error)) from None
-        if num_classes is None:
-            return module  # type: ignore[no-any-return]
-        changed = self.with_classes(module, num_classes)
-        if changed is None:
-            raise SourceError(f"memory:{self.model}: the module has no linear layer of its own to replace")
-        return changed
+        return self.with_classes(module, num_classes)

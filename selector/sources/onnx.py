@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from selector.core.errors import SourceError, WeightsMissing, ZooError, did_you_
 from selector.core.preprocess import Preprocess, TextPreprocess
 from selector.core.resources import given_threads
 from selector.sources import _weights, source
+from selector.sources._network import running
 
 if TYPE_CHECKING:
     import torch
@@ -85,17 +86,13 @@ class OnnxEncoder(Encoder):
         self.num_parameters = _count(path)
         self.weights_bytes = sum(part.stat().st_size for part in [path, *_external(spec, path)])
 
-    def with_head(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """Always an error."""
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise SourceError(
             f"{self.name}: an ONNX network gives frozen features only and cannot be fine-tuned; take the model through "
             f"{', '.join(_TRAINABLE[self.modality])} or python: for that."
         )
 
-    def recipe(self, num_outputs: int, input_size: tuple[int, int] | None = None) -> dict[str, object]:
-        """Always an error."""
-        self.with_head(num_outputs, input_size)
-        raise AssertionError("unreachable")
+    with_head = recipe = _refuse
 
 
 class OnnxImageEncoder(OnnxEncoder):
@@ -197,13 +194,7 @@ class OnnxImageEncoder(OnnxEncoder):
             )
         return other
 
-    def map_module(self, input_size: tuple[int, int] | None = None) -> nn.Module:
-        """Always an error."""
-        return self.with_head(1, input_size)
-
-    def map_recipe(self, input_size: tuple[int, int] | None = None) -> dict[str, object]:
-        """Always an error."""
-        return self.recipe(1, input_size)
+    map_module = map_recipe = OnnxEncoder._refuse
 
     def _as_input(self, batch: torch.Tensor) -> np.ndarray:
         rows = batch.detach().cpu().numpy().astype(self._type)
@@ -250,15 +241,8 @@ class OnnxImageEncoder(OnnxEncoder):
         import torch
 
         batch = torch.zeros((1, *self.preprocess.input_size))
-        try:
+        with running(self.name, self.preprocess.input_size):
             features = self.encode(batch)
-        except SourceError:
-            raise
-        except Exception as error:
-            size = "x".join(map(str, self.preprocess.input_size))
-            raise SourceError(
-                f"{self.name}: the network does not run on an input of {size}: {first_line(error)}"
-            ) from error
         if features.ndim != 2 or not bool(torch.isfinite(features).all()):
             raise SourceError(f"{self.name}: features of a test image are not finite (1, D).")
         return features
@@ -278,7 +262,7 @@ class OnnxTextEncoder(OnnxEncoder):
     preprocess: TextPreprocess
 
     def __init__(self, spec: ModelSpec, identity: dict[str, object]) -> None:
-        from selector.sources._text import MAX_LENGTH, pooling_of, probe_tokens, read_tokenizer, running
+        from selector.sources._text import MAX_LENGTH, pooling_of, probe_tokens, read_tokenizer
         from selector.sources._text_path import LAST, TextPath
 
         super().__init__(spec, identity)
@@ -295,7 +279,7 @@ class OnnxTextEncoder(OnnxEncoder):
         self._output = spec.layer or _best_output(spec, self._outputs, words=self.preprocess.words)
         self._path = TextPath(LAST, pooling, specials=True)
         self._tokens = probe_tokens(self.preprocess)
-        with running(spec):
+        with running(spec.name):
             self.num_features = int(self.encode(self._tokens).shape[1])
 
     def probe(self) -> Tokens:

@@ -30,7 +30,7 @@ from selector.core.contracts import Encoder
 from selector.core.errors import SourceError, ZooError, did_you_mean
 from selector.core.preprocess import Preprocess
 from selector.sources import _weights, source
-from selector.sources._last_linear import WithLastLinear, is_timm_like, without_head
+from selector.sources._last_linear import WithLastLinear, encoder_of
 from selector.zoo.trust import OWN_FACTORIES
 
 if TYPE_CHECKING:
@@ -98,17 +98,13 @@ class PythonSource:
 
 
 def _image_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, object]) -> Encoder:
-    from selector.sources._encoder import FeaturePath, make_encoder
-
     own = getattr(module, "preprocess", None)
     try:
         preprocess = Preprocess().overridden(own if isinstance(own, Mapping) else {})
     except TypeError as error:
         raise SourceError(f"{spec.name}: attribute 'preprocess' of the module is wrong: {error}") from None
     preprocess = preprocess.overridden(spec.preprocess.changes())
-    source_head = without_head(spec, network, module, preprocess)
-    default = FeaturePath("head" if is_timm_like(module) else "forward")
-    return make_encoder(spec, network, module, preprocess, identity, default, source_head)
+    return encoder_of(spec, network, module, preprocess, identity)
 
 
 def _text_encoder(spec: ModelSpec, network: PythonNetwork, module: nn.Module, identity: dict[str, object]) -> Encoder:
@@ -173,11 +169,4 @@ class PythonNetwork(WithLastLinear):
         module = _factory(self.model, f"python:{self.model}")(**self.kwargs)
         if not isinstance(module, Module):
             raise SourceError(f"python:{self.model}: expected a torch module, got {type(module).__name__}.")
-        if num_classes is None:
-            return module
-        changed = self.with_classes(module, num_classes)
-        if changed is None:
-            raise SourceError(
-                f"python:{self.model}: the module has neither reset_classifier nor a linear layer to replace"
-            )
-        return changed
+        return self.with_classes(module, num_classes)

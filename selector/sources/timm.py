@@ -69,22 +69,14 @@ class TimmSource:
         """The license of the pretrained weights as timm states it; None where it states none."""
         if spec.weights is not None or spec.model_id.startswith(_HUB):
             return None
-        known = _known()
-        name = spec.model_id
-        if name not in known["models"] and known["defaults"].get(name):
-            name = f"{name}.{known['defaults'][name]}"
-        found: str | None = known["licenses"].get(name)
+        found: str | None = _known()["licenses"].get(_tagged(spec.model_id))
         return found
 
     def repository(self, spec: ModelSpec) -> str | None:
         """The hub repository of the pretrained weights; None where they are not of the hub."""
         if spec.model_id.startswith(_HUB):
             return _hub.split_revision(spec.model_id.removeprefix(_HUB))[0]
-        known = _known()
-        name = spec.model_id
-        if name not in known["models"] and known["defaults"].get(name):
-            name = f"{name}.{known['defaults'][name]}"
-        repo: str | None = known["models"].get(name, [None])[0]
+        repo: str | None = _known()["models"].get(_tagged(spec.model_id), [None])[0]
         return repo
 
     def identify(self, spec: ModelSpec) -> dict[str, object]:
@@ -134,12 +126,10 @@ class TimmSource:
         known = spec.weights is None and not spec.model_id.startswith(_HUB)
         network = _network(spec, _full_name(spec) if known else spec.model_id)
 
-        def build() -> tuple[nn.Module, Preprocess]:
-            module = run_quietly(lambda: network.create(None), spec, f"timm cannot build '{network.model}'")
-            module, _, preprocess = _preprocess(spec, module, network)
-            return module, preprocess
-
-        return image_sketch(build, spec.name)
+        what = f"timm cannot build '{network.model}'"
+        return image_sketch(
+            lambda: _preprocess(spec, run_quietly(lambda: network.create(None), spec, what), network), spec.name
+        )
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
@@ -153,6 +143,13 @@ class TimmSource:
 
 def _known() -> dict[str, Any]:
     return _index.index("timm", _LIST)
+
+
+def _tagged(name: str) -> str:
+    """With the default tag where none is given and there is one."""
+    known = _known()
+    default = known["defaults"].get(name)
+    return f"{name}.{default}" if default and name not in known["models"] else name
 
 
 def _full_name(spec: ModelSpec) -> str:
@@ -172,12 +169,11 @@ def _full_name(spec: ModelSpec) -> str:
             f"{spec.name}: timm {version} has no weights '{tag}' for {architecture}{did_you_mean(tag, tags) or '.'} "
             f"Known: {', '.join(tags) or 'none'}."
         )
-    default = known["defaults"][name]
-    if not default and name not in known["models"]:
+    if not known["defaults"][name]:
         raise SourceError(
             f"{spec.name}: timm {version} has no pretrained weights for {name}; give a file, or 'weights: none'."
         )
-    return f"{name}.{default}" if default else name
+    return _tagged(name)
 
 
 def _config_file(spec: ModelSpec) -> _hub.HubFile:

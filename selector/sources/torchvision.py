@@ -113,12 +113,11 @@ class TorchvisionSource:
         model, weights, _ = _resolve(spec)
         network = network_of(model, dict(spec.kwargs))
 
-        def build() -> tuple[nn.Module, Preprocess]:
-            module = run_quietly(lambda: network.create(None), spec, f"torchvision cannot build '{model}'")
-            module, _, preprocess = _preprocess(spec, module, network, weights)
-            return module, preprocess
-
-        return image_sketch(build, spec.name)
+        what = f"torchvision cannot build '{model}'"
+        return image_sketch(
+            lambda: _preprocess(spec, run_quietly(lambda: network.create(None), spec, what), network, weights),
+            spec.name,
+        )
 
     def build(self, recipe: Mapping[str, Any]) -> nn.Module:
         """See ``contracts.Source``."""
@@ -201,19 +200,23 @@ class TorchvisionNetwork(Network):
         """
         from torchvision import models
 
-        _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
         if self.model not in models.list_models(module=models):
             raise SourceError(
                 f"torchvision:{self.model}: torchvision has no classifier of this name, so it is not built."
             )
-        settings = dict(self.kwargs)
-        if self.model in _WITH_AUXILIARY:
-            settings |= {"aux_logits": False, "init_weights": False}
-        if num_classes:
-            settings["num_classes"] = num_classes
-        module: nn.Module = models.get_model(self.model, weights=None, **settings)
+        lean = {"aux_logits": False, "init_weights": False} if self.model in _WITH_AUXILIARY else {}
+        module = self._made(num_classes, **lean)
         if num_classes == 0:
             taken_off(module, self.classifier(module))
+        return module
+
+    def _made(self, num_classes: int | None, **fixed: object) -> nn.Module:
+        """What torchvision builds with the settings of the entry and those that are ``fixed`` here."""
+        from torchvision import models
+
+        _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
+        settings = {**self.kwargs, **fixed, **({"num_classes": num_classes} if num_classes else {})}
+        module: nn.Module = models.get_model(self.model, weights=None, **settings)
         return module
 
     def classifier(self, module: nn.Module) -> str:
@@ -263,15 +266,9 @@ class DenseNetwork(TorchvisionNetwork):
 
     def create(self, num_classes: int | None) -> nn.Module:
         """``torchvision.models.get_model`` with ``forward_features``; a width of 0 takes the last layer off."""
-        from torchvision import models
-
         from selector.sources._dense import headless, without_last_layer
 
-        _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
-        settings = {**self.kwargs, "weights_backbone": None, "aux_loss": False}
-        if num_classes:
-            settings["num_classes"] = num_classes
-        module = headless(models.get_model(self.model, weights=None, **settings))
+        module = headless(self._made(num_classes, weights_backbone=None, aux_loss=False))
         if num_classes == 0:
             without_last_layer(module)
         return module
@@ -305,15 +302,9 @@ class DetectorNetwork(TorchvisionNetwork):
 
     def create(self, num_classes: int | None) -> nn.Module:
         """``torchvision.models.get_model``, whole whatever the width, with timm's interface to its maps."""
-        from torchvision import models
-
         from selector.sources._dense import with_neck
 
-        _weights.refuse_kwargs(f"torchvision:{self.model}", self.kwargs, _RESERVED)
-        settings = {**self.kwargs, "weights_backbone": None}
-        if num_classes:
-            settings["num_classes"] = num_classes
-        return with_neck(models.get_model(self.model, weights=None, **settings), self.model)
+        return with_neck(self._made(num_classes, weights_backbone=None), self.model)
 
     def classifier(self, module: nn.Module) -> str:
         """None: it has several layers that know the classes."""

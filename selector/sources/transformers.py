@@ -27,7 +27,8 @@ from selector.core.errors import SourceError, ZooError, first_line
 from selector.core.preprocess import TextPreprocess, TruncationSide
 from selector.modalities.tokens.tokenizer import panics_as_errors, parse_tokenizer
 from selector.sources import _hub, _weights, source
-from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer, running
+from selector.sources._network import running
+from selector.sources._text import MAX_LENGTH, TextEncoder, probe_tokens, read_tokenizer
 from selector.sources._text_files import PICKLED, TOKENIZERS, WEIGHTS, ModelFiles, find_files
 from selector.sources._text_path import LAST, TextPath
 
@@ -142,7 +143,7 @@ class TransformersEncoder(TextEncoder):
         preprocess = _preprocess(spec, files, backbone, token_types)
         own = _own_pooling(files)
         network = Transformer(backbone, token_types).eval()
-        with running(spec):
+        with running(spec.name):
             causal = is_causal(network, probe_tokens(preprocess))
         # the first token of a word sees the rest of it, except in a decoder
         super().__init__(

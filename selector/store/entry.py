@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
-from selector.core.container import Blocks, Container, Damaged, pack
+from selector.core.container import Blocks, Container, Damaged, digest_of, pack
 from selector.core.errors import SourceError, StoreError
 from selector.store.documents import discard
 from selector.store.files import Layered
@@ -329,16 +328,7 @@ def _as_keys(hashes: Sequence[str]) -> np.ndarray:
             return np.frombuffer(bytes.fromhex("".join(hashes)), "<u8").reshape(-1, 2)
     except ValueError:
         pass  # not all are hex: one by one below
-    return np.frombuffer(b"".join(map(_as_key, hashes)), "<u8").reshape(-1, 2)
-
-
-def _as_key(text: str) -> bytes:
-    try:
-        if len(text) == 32:
-            return bytes.fromhex(text)
-    except ValueError:
-        pass  # 32 characters, but another kind of name
-    return xxhash.xxh3_128_digest(text.encode())
+    return np.frombuffer(b"".join(map(digest_of, hashes)), "<u8").reshape(-1, 2)
 
 
 def is_chunk(name: str) -> bool:

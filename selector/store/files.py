@@ -232,10 +232,8 @@ class Layered:
 
     def read(self, name: str) -> bytes:
         if self._spare is not None:
-            try:
+            with contextlib.suppress(FileNotFoundError):  # not written by this process: it may lie in the place itself
                 return self._spare.read(name)
-            except FileNotFoundError:
-                pass  # not written by this process: it may lie in the place itself
         if name in self._removed:
             raise FileNotFoundError(name)
         return self.base.read(name)

@@ -15,7 +15,7 @@ import pytest
 from selector.core.contracts import LabelKind
 from selector.core.errors import TargetError
 from selector.data import load_origin, load_target
-from selector.modalities.image import content_hash, decode_rgb
+from selector.modalities.pixels.decode import content_hash, decode_rgb
 from tests.conftest import draw, image_folder
 
 NAMES = ["across", "leaning", "upright"]

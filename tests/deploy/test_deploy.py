@@ -102,7 +102,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_loaded_model_gives_the_same_outputs_in_a_row_and_alone(mnist):
     model = load_model(mnist)
     batch = np.random.default_rng(1).integers(0, 255, (4, 28, 28, 3)).astype(np.uint8)
-    from selector.modalities.pixels.prepared import normalize
+    from selector.modalities.pixels.transform import normalize
 
     original = trained(MNIST)
     with torch.inference_mode():
@@ -300,7 +300,7 @@ def test_predictions_are_calibrated_and_ordered(mnist):
     found = model.predict(images(7), top=3, batch_size=3)
     assert len(found) == 7
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
-    from selector.modalities.pixels.prepared import prepare
+    from selector.modalities.pixels.transform import prepare
 
     logits = model.logits(prepare(list(images(7)), model.preprocess))
     np.testing.assert_allclose(

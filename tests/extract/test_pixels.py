@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from selector.core.atomic import TEMPORARY
-from selector.core.container import Container
+from selector.core.container import Container, digest_of
 from selector.core.contracts import Progress
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.core.preprocess import Preprocess
@@ -32,14 +32,11 @@ from selector.modalities.pixels.prepared import (
     Pixels,
     SegmentReader,
     SegmentWriter,
-    digest_of,
-    normalize,
     open_pixels_many,
-    prepare,
     prune,
     read_index,
-    resize,
 )
+from selector.modalities.pixels.transform import normalize, prepare, resize
 
 SMALL = Preprocess(input_size=(3, 16, 16), crop_pct=1.0)
 OTHER = Preprocess(input_size=(3, 12, 20), interpolation="bilinear", crop_mode="squash")

@@ -1,5 +1,6 @@
 """How far the levels of augmentation go, and what they must leave alone."""
 
+import numpy as np
 import pytest
 import torch
 from torchvision import tv_tensors
@@ -58,24 +59,28 @@ def test_digits_are_not_mirrored(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_masks_and_boxes_move_along(level: str) -> None:
-    torch.manual_seed(0)
-    images = scene(8)
-    masks = [tv_tensors.Mask((image[..., 0] > 0).long()) for image in images]
-    boxes = [tv_tensors.BoundingBoxes([[9, 8, 13, 24]], format="XYXY", canvas_size=(32, 32)) for _ in images]
-    annotations = [{"mask": mask, "box": box} for mask, box in zip(masks, boxes, strict=True)]
-    changed, moved = augmented(images, annotations, True, level)
-    for image, found in zip(changed, moved, strict=True):
-        there = image.float().mean(2) > image.float().mean(2).max() / 2  # the edge is blurred
-        mask = found["mask"].bool()
-        assert (there & mask).sum() >= 0.5 * (there | mask).sum()
-        left, top, right, bottom = found["box"][0].tolist()
-        rows, columns = torch.nonzero(mask, as_tuple=True)
-        if len(columns):
-            assert abs(left - int(columns.min())) <= 2
-            assert abs(bottom - 1 - int(rows.max())) <= 2
-            assert right > left
-            assert bottom > top
+def test_masks_and_boxes_move_with_the_picture(level: str) -> None:
+    rng, side = np.random.default_rng(0), 64
+    pictures, known = torch.zeros((12, side, side, 3), dtype=torch.uint8), []
+    for picture in pictures:
+        x, y, w, h = (int(v) for v in rng.integers(8, 24, 4))
+        picture[y : y + h, x : x + w] = 120
+        mask = tv_tensors.Mask((picture[..., 0] > 0).long())
+        corners = torch.tensor([[x, y, x + w, y + h]]).float()
+        boxes = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(side, side))
+        known.append({"mask": mask, "boxes": boxes, "count": 1})
+    torch.manual_seed(1)
+    changed, told = modalities.of("image").augment(pictures, known, True, level)
+    assert changed.shape == pictures.shape
+    assert sum(bool((a != b).any()) for a, b in zip(changed, pictures, strict=True)) >= 10
+    for picture, one in zip(changed, told, strict=True):
+        inside = picture[..., 0] > picture.max() // 2
+        assert (inside != one["mask"].bool()).float().mean() < 0.03  # one is bilinear, the other nearest
+        assert one["count"] == 1
+        rows, columns = torch.nonzero(inside.any(1))[:, 0], torch.nonzero(inside.any(0))[:, 0]
+        if len(rows):  # a crop may leave nothing of it
+            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(one["boxes"][0], [float(v) for v in found], atol=1.6)
 
 
 def test_an_unplaced_annotation_may_change_colors_and_shape() -> None:

@@ -1,9 +1,8 @@
-"""What generic code asks of a modality: augmentation that moves annotations along, previews, batches."""
+"""What generic code asks of a modality: previews, batches."""
 
 import numpy as np
 import pytest
 import torch
-from torchvision import tv_tensors
 
 from selector import modalities
 from selector.core.contracts import Words
@@ -12,46 +11,6 @@ from selector.core.preprocess import Preprocess, TextPreprocess
 from selector.modalities.tokens import TokenizedText, Tokens
 
 IMAGE, TEXT = modalities.of("image"), modalities.of("text")
-
-
-def test_masks_and_boxes_move_with_the_picture() -> None:
-    rng, side = np.random.default_rng(0), 64
-    pictures, known = torch.zeros((12, side, side, 3), dtype=torch.uint8), []
-    for picture in pictures:
-        x, y, w, h = (int(v) for v in rng.integers(8, 24, 4))
-        picture[y : y + h, x : x + w] = 200
-        mask = tv_tensors.Mask((picture[..., 0] > 0).long())
-        boxes = tv_tensors.BoundingBoxes(
-            torch.tensor([[x, y, x + w, y + h]]).float(), format="XYXY", canvas_size=(side, side)
-        )
-        known.append({"mask": mask, "boxes": boxes, "count": 1})
-    torch.manual_seed(1)
-    changed, told = IMAGE.augment(pictures, known)
-    assert changed.shape == pictures.shape
-    assert sum(bool((a != b).any()) for a, b in zip(changed, pictures, strict=True)) >= 10
-    for picture, one in zip(changed, told, strict=True):
-        inside = picture[..., 0] > 100
-        assert (inside != one["mask"].bool()).float().mean() < 0.03  # one is bilinear, the other nearest
-        assert one["count"] == 1
-        rows, columns = torch.nonzero(inside.any(1))[:, 0], torch.nonzero(inside.any(0))[:, 0]
-        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        np.testing.assert_allclose(one["boxes"][0], [float(v) for v in found], atol=1.6)
-    texts = tokens(2, 3)
-    assert TEXT.augment(texts, [1, 2]) == (texts, [1, 2])
-
-
-def test_without_mirror_images_left_stays_left() -> None:
-    pictures = torch.zeros((16, 32, 32, 3), dtype=torch.uint8)
-    pictures[:, :, :12] = 200  # crops keep 70% of the area: the left edge is bright in some, the right one in none
-
-    def sides(batch: torch.Tensor) -> list[bool]:
-        return [bool(p[:, :6].sum() > p[:, -6:].sum()) for p in batch]
-
-    torch.manual_seed(1)
-    assert all(sides(IMAGE.augment(pictures, [0] * 16, mirror=False)[0]))
-    assert 0 < sum(sides(IMAGE.augment(pictures, [0] * 16)[0])) < 16
-    assert not any(sides(IMAGE.mirrored(pictures)))
-    assert TEXT.mirrored(tokens(2, 3)) is None
 
 
 def tokens(*lengths: int) -> Tokens:
@@ -70,6 +29,9 @@ def test_batches_are_told_apart_and_filled_up() -> None:
     assert TEXT.filled(batch := tokens(3, 5), 4) is batch
     assert len(TEXT.repeated(batch, 5)) == 5
     assert (IMAGE.rows_of(pixels), TEXT.rows_of(batch)) == (2, 2)
+    np.testing.assert_array_equal(IMAGE.mirrored(torch.from_numpy(pixels)), pixels[:, :, ::-1])
+    assert TEXT.mirrored(batch) is None
+    assert TEXT.augment(batch, [1, 2]) == (batch, [1, 2])
 
 
 def test_a_modality_is_found_by_what_has_one() -> None:

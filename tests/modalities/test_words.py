@@ -5,14 +5,13 @@ import pytest
 import torch
 from tokenizers import decoders
 
-from selector import sources
 from selector.core.contracts import Words
 from selector.core.errors import ConfigError, SourceError
 from selector.core.preprocess import TextPreprocess
 from selector.modalities.text import TextTokenizer, Tokens, text_hash, why_unusable
 from selector.modalities.tokens.table import open_tokens
-from selector.zoo import ModelSpec
-from tests.support.text_models import FAMILIES, byte_level, text_model, wordpiece
+from tests.sources.samples import check_rows
+from tests.support.text_models import FAMILIES, byte_level, load_text, text_model, tokens, wordpiece
 
 SENTENCES = [
     Words(("the", "storm", "jumps", "over", "12345", "films")),
@@ -124,25 +123,18 @@ def test_a_table_gives_back_what_was_tokenized(chunk, monkeypatch):
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_words_features_do_not_depend_on_its_batch(family, tmp_path):
-    spec = ModelSpec.model_validate({"name": family, "source": f"transformers:{text_model(tmp_path, family)}", "text": {"words": True}})  # fmt: skip
-    encoder = sources.registry.get("transformers").load(spec)
-    assert isinstance(encoder.preprocess, TextPreprocess)
+    encoder = load_text(text_model(tmp_path, family), text={"words": True})
     assert encoder.preprocess.to_dict()["words"] is True
-    with torch.no_grad():
-        together = encoder.encode(tokens_of(encoder.preprocess))
-        alone = torch.cat([encoder.encode(tokens_of(encoder.preprocess, [s])) for s in SENTENCES])
+    together = check_rows(encoder, tokens(encoder, SENTENCES), [tokens(encoder, [s]) for s in SENTENCES])
     assert together.shape == (12, encoder.num_features)
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     # a decoder's first token has not seen the rest of the word
-    assert encoder.path.pooling == ("mean" if family in ("gpt2", "llama", "gemma", "qwen") else "first")  # type: ignore[attr-defined]
-    headed = encoder.with_head(4)
-    assert headed(tokens_of(encoder.preprocess)).shape == (12, 4)
+    assert encoder.path.pooling == ("mean" if family in ("gpt2", "llama", "gemma", "qwen") else "first")
+    assert encoder.with_head(4)(tokens(encoder, SENTENCES)).shape == (12, 4)
 
 
 def test_words_are_pooled_in_two_ways_only(tmp_path):
-    entry = {"name": "m", "source": f"transformers:{text_model(tmp_path)}", "text": {"words": True}, "pooling": "cls"}
+    folder = text_model(tmp_path)
     with pytest.raises(SourceError, match=r"m: pooling 'cls' is over whole texts; words take first or mean"):
-        sources.registry.get("transformers").load(ModelSpec.model_validate(entry))
-    whole = {"name": "m", "source": entry["source"], "pooling": "first"}
+        load_text(folder, name="m", text={"words": True}, pooling="cls")
     with pytest.raises(SourceError, match=r"pooling 'first'"):
-        sources.registry.get("transformers").load(ModelSpec.model_validate(whole))
+        load_text(folder, pooling="first")

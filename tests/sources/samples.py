@@ -1,5 +1,7 @@
 """Models of every source that need no download, for tests that hold for all of them."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +30,74 @@ def images(encoder: Encoder, count: int = 3, seed: int = 1) -> torch.Tensor:
     return torch.randn((count, *encoder.preprocess.input_size), generator=torch.Generator().manual_seed(seed))
 
 
+def head_of(encoder: Any, batch: Any, outputs: int = 4, **tolerance: float) -> Any:
+    """A head on an encoder: linear on its features, built again from its recipe, with the blocks under their own names."""
+    headed = encoder.with_head(outputs)
+    head = headed.get_classifier()
+    assert isinstance(head, nn.Linear)
+    assert head.weight.shape == (outputs, encoder.num_features)
+    recipe = json.loads(json.dumps(encoder.recipe(outputs)))
+    again: Any = registry.get(recipe["source"]).build(recipe)
+    again.load_state_dict(headed.state_dict())
+    with torch.no_grad():
+        logits = headed(batch)
+        torch.testing.assert_close(logits, head(encoder.encode(batch)), **tolerance)
+        torch.testing.assert_close(again(batch), logits)
+    names = dict(headed.named_modules())
+    assert all(name in names for name in encoder.blocks)
+    return headed
+
+
+def check_rows(encoder: Any, whole: Any, alone: Sequence[Any]) -> torch.Tensor:
+    """Features of a batch are those of its items alone, and differ."""
+    with torch.no_grad():
+        together: torch.Tensor = encoder.encode(whole)
+        torch.testing.assert_close(together, torch.cat([encoder.encode(one) for one in alone]), rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(together).all()
+    assert (together[0] - together[2]).abs().max() > 1e-3 * together.abs().max()
+    return together
+
+
+def save_onnx(
+    path: Path,
+    nodes: Sequence[Any],
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Mapping[str, Sequence[int | str] | None],
+    weights: Mapping[str, np.ndarray],
+    *,
+    integers: bool = False,
+) -> None:
+    """Write a network of a few nodes.
+
+    Args:
+        inputs, outputs: shapes by name.
+        integers: the inputs are token ids.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = TensorProto.INT64 if integers else TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+
+
 def onnx_file(
     path: Path, batch: int | str = "batch", channels_last: bool = False, tokens: bool = False
 ) -> dict[str, np.ndarray]:
     """Write a network of one convolution; outputs ``map`` and ``pooled``. Returns its weights."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper
 
     rng = np.random.default_rng(0)
-    weight, bias = rng.normal(size=(5, 3, 3, 3)).astype(np.float32), rng.normal(size=5).astype(np.float32)
+    weights = {
+        "weight": rng.normal(size=(5, 3, 3, 3)).astype(np.float32),
+        "bias": rng.normal(size=5).astype(np.float32),
+    }
     nodes, image = [], "image"
     if channels_last:
         nodes.append(helper.make_node("Transpose", ["image"], ["chw"], perm=[0, 3, 1, 2]))
@@ -47,26 +108,17 @@ def onnx_file(
         helper.make_node("ReduceMean", ["map"], ["pooled"], axes=[2, 3], keepdims=0),
     ]
     shape = [batch, 16, 16, 3] if channels_last else [batch, 3, 16, 16]
-    outputs = [helper.make_tensor_value_info("map", TensorProto.FLOAT, [batch, 5, 7, 7])]
-    outputs.append(helper.make_tensor_value_info("pooled", TensorProto.FLOAT, [batch, 5]))
+    outputs: dict[str, Any] = {"map": [batch, 5, 7, 7], "pooled": [batch, 5]}
+    more = {}
     if tokens:
-        shape_of = numpy_helper.from_array(np.array([0, 5, 49], np.int64), "shape")
+        more = {"shape": np.array([0, 5, 49], np.int64)}
         nodes += [
             helper.make_node("Reshape", ["map", "shape"], ["flat"]),
             helper.make_node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
         ]
-        outputs.insert(0, helper.make_tensor_value_info("tokens", TensorProto.FLOAT, [batch, 49, 5]))
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
-        outputs,
-        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(bias, "bias")]
-        + ([shape_of] if tokens else []),
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, str(path))
-    return {"weight": weight, "bias": bias}
+        outputs = {"tokens": [batch, 49, 5], **outputs}
+    save_onnx(path, nodes, {"image": shape}, outputs, {**weights, **more})
+    return weights
 
 
 class Tokens(nn.Module):

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from selector.core.errors import SourceError
+from selector.core.errors import SourceError, ZooError
 from selector.sources import registry
 from selector.zoo import ModelSpec
-from tests.sources.samples import images, load, onnx_file, spec
+from tests.sources.samples import check_rows, head_of, images, load, onnx_file, spec
+from tests.support.text_models import text_model
 
 SMALL = {"input_size": [3, 64, 64]}
 TORCH = {
@@ -53,18 +54,13 @@ def headed(request: pytest.FixtureRequest, encoder: Any, loaded: dict[str, Any])
     """The encoder with a head of four outputs: a copy, free to be changed."""
     name = f"head on {request.node.callspec.params['encoder']}"
     if name not in loaded:
-        loaded[name] = encoder.with_head(4)
+        loaded[name] = head_of(encoder, images(encoder), rtol=1e-3, atol=1e-4)
     return copy.deepcopy(loaded[name])
 
 
 def test_width_is_read_from_a_real_pass_and_rows_do_not_depend_on_their_batch(encoder: Any) -> None:
     batch = images(encoder)
-    with torch.no_grad():
-        together, alone = encoder.encode(batch), torch.cat([encoder.encode(batch[i : i + 1]) for i in range(3)])
-    assert together.shape == (3, encoder.num_features)
-    assert torch.isfinite(together).all()
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert (together[0] - together[1]).abs().max() > 1e-3 * together.abs().max()
+    assert check_rows(encoder, batch, batch.split(1)).shape == (3, encoder.num_features)
 
 
 def test_blocks_are_submodules_in_forward_order(encoder: Any) -> None:
@@ -80,23 +76,6 @@ def test_blocks_are_submodules_in_forward_order(encoder: Any) -> None:
     for handle in handles:
         handle.remove()
     assert tuple(dict.fromkeys(called)) == encoder.blocks
-
-
-def test_a_head_is_linear_on_the_features_and_a_recipe_builds_it_again(encoder: Any, headed: Any) -> None:
-    head = headed.get_classifier()
-    assert isinstance(head, nn.Linear)
-    assert head.weight.shape == (4, encoder.num_features)
-    batch = images(encoder)
-    with torch.no_grad():
-        logits = headed.eval()(batch)
-        torch.testing.assert_close(logits, head(encoder.encode(batch)), rtol=1e-3, atol=1e-4)
-    recipe = json.loads(json.dumps(encoder.recipe(4)))
-    again = registry.get(recipe["source"]).build(recipe)
-    again.load_state_dict(headed.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(again.eval()(batch), logits)
-    names = dict(headed.named_modules())
-    assert all(name in names for name in encoder.blocks)  # under the same names, for partial fine-tuning
 
 
 def test_a_head_trains_its_copy_and_leaves_the_encoder_alone(encoder: Any, headed: Any) -> None:
@@ -160,7 +139,9 @@ def test_identities_are_plain_and_follow_what_decides_the_features(tmp_path: Pat
 
 def test_identifying_imports_no_torch(tmp_path: Path, known_names: None) -> None:
     onnx_file(tmp_path / "n.onnx")
-    specs = [model.model_dump(mode="json") for model in TORCH.values()] + [{"source": f"onnx:{tmp_path / 'n.onnx'}"}]
+    files = {"onnx": tmp_path / "n.onnx", "transformers": text_model(tmp_path / "bert")}
+    specs = [model.model_dump(mode="json") for model in TORCH.values()]
+    specs += [{"source": f"{source}:{path}"} for source, path in files.items()]
     weights = {"package": "ccexam", "file": "weights/usps.pth"}
     code = f"""
 import sys
@@ -171,9 +152,24 @@ for frozen in {specs!r}:
 spec = zoo.ModelSpec.model_validate({{"source": "timm:test_vit", "weights": {weights!r}}})
 assert sources.registry.get("timm").identify(spec)["weights"].startswith("xxh128:")
 sources.registry.get("timm").expand("resnet18*")
-assert not {{"torch", "timm", "torchvision"}} & set(sys.modules), sorted(sys.modules)
+libraries = {{"torch", "timm", "torchvision", "transformers", "tokenizers", "onnxruntime"}}
+assert not libraries & set(sys.modules), sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern", "said"),
+    [
+        ("timm", "hf-hub:org/*", "a wildcard cannot list the hub; name the repository in full"),
+        ("transformers", "org/*", "name the model in full; a wildcard cannot list the hub"),
+        ("elmo", "*", "name the model in full; a wildcard cannot list the hub"),
+        ("onnx", "*.onnx", "name the file in full"),
+    ],
+)
+def test_what_no_wildcard_lists(source: str, pattern: str, said: str) -> None:
+    with pytest.raises(ZooError, match=said):
+        registry.get(source).expand(pattern)
 
 
 def test_a_layer_that_is_not_there_and_a_pooling_that_does_not_fit() -> None:

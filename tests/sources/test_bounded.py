@@ -10,14 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from selector import sources
 from selector.core.errors import SourceError
 from selector.deploy import load_model
-from selector.sources import _bounded
+from selector.sources import _bounded, registry
 from selector.sources._bounded import bounded_by
 from selector.sources._transformer import create_backbone
-from selector.zoo import ModelSpec
 from tests.deploy.test_deploy import images, saved
+from tests.sources.samples import load, spec
 
 
 @pytest.fixture
@@ -81,11 +80,6 @@ def test_labels_of_a_configuration_are_not_made():
     assert network.config.num_labels == 2  # type: ignore[union-attr]
 
 
-def load(**entry: object) -> object:
-    spec = ModelSpec(name="m", **entry)  # type: ignore[arg-type]
-    return sources.registry.get(spec.source_name).load(spec)
-
-
 @pytest.mark.parametrize(("source", "kwargs"), [
     ("timm:vit_tiny_patch16_224", {"embed_dim": 3 * 10**6}),
     ("timm:vit_tiny_patch16_224", {"depth": 10**6}),
@@ -102,7 +96,7 @@ def test_what_an_entry_asks_for_is_bounded(source, kwargs, monkeypatch):
     monkeypatch.setattr(_bounded, "TENSORS_OF_SETTINGS", 3000)
     before = psutil.Process().memory_info().rss
     with pytest.raises(SourceError, match="a network that is too large"):
-        load(source=source, kwargs=kwargs, weights="none")
+        load(spec(source, kwargs=kwargs))
     assert psutil.Process().memory_info().rss - before < 10**9
 
 
@@ -110,18 +104,18 @@ def test_an_entry_with_a_file_builds_what_the_file_holds(tmp_path):
     module = timm.create_model("test_resnet")
     save_file(module.state_dict(), tmp_path / "w.safetensors")
     weights = {"file": "w.safetensors", "base": str(tmp_path)}
-    load(source="timm:test_resnet", weights=weights, kwargs={"drop_rate": 0.1})
+    load(spec("timm:test_resnet", weights=weights, kwargs={"drop_rate": 0.1}))
     with pytest.raises(SourceError, match="larger than its weights"):
-        load(source="timm:test_resnet", weights=weights, kwargs={"num_classes": 10**7})
+        load(spec("timm:test_resnet", weights=weights, kwargs={"num_classes": 10**7}))
 
 
 def test_more_is_allowed_by_the_variable(monkeypatch):
     monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1MB")
     with pytest.raises(SourceError, match="SELECTOR_MAX_UNPACKED=1GB"):
-        load(source="timm:test_resnet", weights="none", kwargs={"num_classes": 10**4})
-    load(source="timm:test_resnet", weights="none")  # an architecture as it is
+        load(spec("timm:test_resnet", kwargs={"num_classes": 10**4}))
+    load(spec("timm:test_resnet"))  # an architecture as it is
     monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "1GB")
-    load(source="timm:test_resnet", weights="none", kwargs={"num_classes": 10**4})
+    load(spec("timm:test_resnet", kwargs={"num_classes": 10**4}))
 
 
 def test_outputs_that_a_file_claims_are_bounded(tmp_path):
@@ -131,17 +125,16 @@ def test_outputs_that_a_file_claims_are_bounded(tmp_path):
     torch.save(state, tmp_path / "w.pth")  # a hundred million outputs in a small file
     weights = {"file": "w.pth", "base": str(tmp_path)}
     with pytest.raises(SourceError, match="larger than its weights"):
-        load(source="timm:test_resnet", weights=weights)
+        load(spec("timm:test_resnet", weights=weights))
 
 
 def test_a_configuration_of_the_hub_is_bounded(monkeypatch):
     from selector.sources import timm as source
 
     monkeypatch.setenv("SELECTOR_MAX_UNPACKED", "300MB")
-    entry = ModelSpec(name="m", source="timm:test_resnet", weights="none")
     monkeypatch.setattr(source, "_network", lambda *_: source.TimmNetwork("test_resnet", {}, {"num_classes": 10**8}))
     with pytest.raises(SourceError, match="num_classes"):
-        sources.registry.get("timm").load(entry)
+        load(spec("timm:test_resnet"))
 
 
 @pytest.mark.parametrize(("source", "kwargs"), [
@@ -150,6 +143,6 @@ def test_a_configuration_of_the_hub_is_bounded(monkeypatch):
 ])  # fmt: skip
 def test_a_sketch_of_a_network_without_end_ends(source, kwargs, monkeypatch):
     monkeypatch.setattr("selector.sources._sketch.TENSORS_OF_SETTINGS", 3000)
-    spec = ModelSpec(name="m", source=source, kwargs=kwargs, weights="none")
+    entry = spec(source, kwargs=kwargs)
     with pytest.raises(SourceError, match="more than 3,000 tensors"):
-        sources.registry.get(spec.source_name).sketch(spec)  # type: ignore[attr-defined]
+        registry.get(entry.source_name).sketch(entry)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from torch import nn
 
 from selector.core.errors import SourceError
 from selector.sources import registry
-from tests.sources.samples import images, load, onnx_file, spec
+from tests.sources.samples import images, load, onnx_file, save_onnx, spec
 
 SMALL = {"input_size": [3, 64, 64]}
 PYRAMIDS = {
@@ -153,28 +153,25 @@ def test_sizes_that_do_not_fit_are_refused_with_the_nearest_that_do(loaded):
 
 
 def test_maps_of_an_onnx_file(tmp_path):
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper
 
     rng = np.random.default_rng(0)
-    weights = {"w1": rng.normal(size=(4, 3, 3, 3)), "w2": rng.normal(size=(6, 4, 3, 3))}
+    shapes = {"w1": (4, 3, 3, 3), "w2": (6, 4, 3, 3)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     attributes = {"strides": [2, 2], "pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Conv", ["image", "w1"], ["fine"], **attributes),
         helper.make_node("Conv", ["fine", "w2"], ["coarse"], **attributes),
         helper.make_node("ReduceMean", ["coarse"], ["pooled"], axes=[2, 3], keepdims=0),
     ]
-    free = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", 3, "h", "w"])]
-    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("pooled", "coarse", "fine")]
-    held = [numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()]
-    graph = helper.make_graph(nodes, "pyramid", free, outputs, held)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), tmp_path / "p.onnx")
+    outputs = dict.fromkeys(("pooled", "coarse", "fine"))
+    save_onnx(tmp_path / "p.onnx", nodes, {"image": ["b", 3, "h", "w"]}, outputs, weights)
     encoder = load(spec("onnx:p.onnx", weights=None, base=str(tmp_path), preprocess=SMALL))
     assert encoder.strides == (2, 4)
     batch = noise(2, 32, 64)
     features, maps = encoder.on_canvas((32, 64)).encode_maps(batch)
-    fine = nn.functional.conv2d(batch, torch.from_numpy(weights["w1"]).float(), stride=2, padding=1)
-    coarse = nn.functional.conv2d(fine, torch.from_numpy(weights["w2"]).float(), stride=2, padding=1)
+    fine = nn.functional.conv2d(batch, torch.from_numpy(weights["w1"]), stride=2, padding=1)
+    coarse = nn.functional.conv2d(fine, torch.from_numpy(weights["w2"]), stride=2, padding=1)
     for (_, found), expected in zip(maps, (fine, coarse), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(features, coarse.mean((2, 3)), rtol=1e-4, atol=1e-4)

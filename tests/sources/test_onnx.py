@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from selector.core.errors import SourceError, WeightsMissing, ZooError
+from selector.core.errors import SourceError, WeightsMissing
 from selector.sources import registry
 from selector.zoo import ModelSpec, load_zoo
 from tests.sources.samples import load, onnx_file
@@ -112,8 +112,6 @@ def test_files_and_settings_that_are_wrong(tmp_path: Path, monkeypatch: pytest.M
         load(model(tmp_path / "n.onnx", pooling="max", layer="pooled"))
     with pytest.raises(SourceError, match="pooling 'mean' is for texts; images take avg, max or cls"):
         load(model(tmp_path / "n.onnx", pooling="mean"))
-    with pytest.raises(ZooError, match="name the file in full"):
-        registry.get("onnx").expand("*.onnx")
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
     with pytest.raises(SourceError, match=r"onnxruntime is not installed; run: pip install 'zoo-selector\[onnx\]'"):

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 import selector
 from selector.core.contracts import Target
 from selector.sources import registry
 from selector.zoo import ModelSpec
+from tests.sources.samples import save_onnx
 from tests.tasks.test_whole_detectors import target
 
 __all__ = ["target"]
@@ -21,13 +21,13 @@ SIDE, STRIDES, CLASSES = 96, (8, 16, 32), 80
 
 def yolo_file(path: Path, *, free: bool = False) -> Path:
     """``images`` (1, 3, S, S) in 0..1 -> ``output0`` (1, 4 + classes, cells of all strides); of a free size or a fixed one."""
-    rng, nodes, weights = np.random.default_rng(0), [], []
+    rng, nodes, weights = np.random.default_rng(0), [], {"flat": np.array([1, 4 + CLASSES, -1], np.int64)}
     before, parts = ("images", 3), []
     for number, (stride, width) in enumerate(zip(STRIDES, (8, 12, 16), strict=True)):
         step = stride // (STRIDES[number - 1] if number else 1)
         shapes = {"w": (width, before[1], step, step), "h": (4 + CLASSES, width, 1, 1)}
         for kind, shape in shapes.items():
-            weights.append(numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), f"{kind}{stride}"))
+            weights[f"{kind}{stride}"] = rng.normal(0, 0.3, shape).astype(np.float32)
         nodes += [
             helper.make_node("Conv", [before[0], f"w{stride}"], [f"c{stride}"], strides=[step, step]),
             helper.make_node("Relu", [f"c{stride}"], [f"/model.neck/p{stride}"]),
@@ -36,17 +36,9 @@ def yolo_file(path: Path, *, free: bool = False) -> Path:
         ]
         before, parts = (f"/model.neck/p{stride}", width), [*parts, f"f{stride}"]
     nodes.append(helper.make_node("Concat", parts, ["output0"], axis=2))
-    weights.append(numpy_helper.from_array(np.array([1, 4 + CLASSES, -1], np.int64), "flat"))
     cells = "cells" if free else sum((SIDE // stride) ** 2 for stride in STRIDES)
     sides = ["height", "width"] if free else [SIDE, SIDE]
-    graph = helper.make_graph(
-        nodes,
-        "yolo",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *sides])],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 4 + CLASSES, cells])],
-        weights,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    save_onnx(path, nodes, {"images": [1, 3, *sides]}, {"output0": [1, 4 + CLASSES, cells]}, weights)
     return path
 
 

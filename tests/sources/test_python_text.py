@@ -10,10 +10,10 @@ import torch
 import selector
 from selector.core.contracts import Words
 from selector.core.errors import SourceError
-from selector.modalities.text import TextTokenizer, Tokens
 from selector.sources import registry
 from selector.zoo import ModelSpec, load_zoo
-from tests.support.text_models import wordpiece
+from tests.sources.samples import check_rows, head_of, save_onnx
+from tests.support.text_models import tokens, wordpiece
 
 ELMO = {"name": "elmo", "source": "python:tests.support.elmo:elmo", "modality": "text"}
 TEXTS = ["sun and rain", "goal", "a team of rain and sun and more"]
@@ -24,27 +24,16 @@ def load(entry: dict[str, Any]) -> Any:
     return registry.get(spec.source_name).load(spec)
 
 
-def tokens(encoder: Any, texts: list[Any]) -> Tokens:
-    return Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
-
-
 def test_an_elmo_is_read_trained_and_built_again():
     encoder = load(ELMO)
     assert encoder.num_features == 16
+    together = check_rows(encoder, tokens(encoder, TEXTS), [tokens(encoder, [text]) for text in TEXTS])
     with torch.no_grad():
-        together = encoder.encode(tokens(encoder, TEXTS))
-        alone = torch.cat([encoder.encode(tokens(encoder, [text])) for text in TEXTS])
-        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
         states = encoder.module.backbone(tokens(encoder, TEXTS[:1]).ids, tokens(encoder, TEXTS[:1]).mask)
-        torch.testing.assert_close(alone[0], torch.stack([s[0].mean(0) for s in states]).mean(0))
+        torch.testing.assert_close(together[0], torch.stack([s[0].mean(0) for s in states]).mean(0))
         last = load({**ELMO, "layer": "last"})
         torch.testing.assert_close(last.encode(tokens(last, TEXTS[:1]))[0], states[-1][0].mean(0))
-    headed = encoder.with_head(3)
-    again = registry.get("python").build(encoder.recipe(3))
-    again.load_state_dict(headed.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(again(tokens(encoder, TEXTS)), headed(tokens(encoder, TEXTS)))
-    assert all(name in dict(headed.named_modules()) for name in encoder.blocks)
+    head_of(encoder, tokens(encoder, TEXTS))
 
 
 def test_an_elmo_goes_the_whole_way(tmp_path):
@@ -74,7 +63,7 @@ def test_each_layer_of_an_embedder_has_its_number():
 
 @pytest.mark.parametrize(("pooling", "place"), [("avg", "images"), ("first", "words")])
 def test_poolings_of_images_and_words_are_not_for_texts(pooling, place, tmp_path):
-    for entry in (ELMO, onnx_entry(tmp_path)):
+    for entry in (ELMO, onnx_entry(tmp_path)[0]):
         with pytest.raises(SourceError) as refused:
             load({**entry, "pooling": pooling})
         assert str(refused.value) == (
@@ -96,56 +85,49 @@ def target() -> tuple[list[str], list[str]]:
     return [f"{('sun', 'rain')[i % 2]} and {i}" for i in range(60)], ["sr"[i % 2] for i in range(60)]
 
 
-def onnx_entry(folder: Path, *, sentences: bool = False, tokens: bool = True) -> dict[str, Any]:
-    """An entry of the zoo for ``onnx_file``."""
-    onnx_file(folder / "words.onnx", sentences=sentences, tokens=tokens)
+def onnx_entry(folder: Path, **outputs: bool) -> tuple[dict[str, Any], np.ndarray]:
+    """An entry of the zoo for ``onnx_file``, and its word vectors."""
+    table = onnx_file(folder / "words.onnx", **outputs)
     wordpiece().save(str(folder / "tokenizer.json"))
     text = {"tokenizer": {"file": "tokenizer.json", "base": str(folder)}}
-    return {"name": "onnx", "source": f"onnx:{folder / 'words.onnx'}", "modality": "text", "text": text}
+    return {"name": "onnx", "source": f"onnx:{folder / 'words.onnx'}", "modality": "text", "text": text}, table
 
 
 def onnx_file(path: Path, *, sentences: bool = False, tokens: bool = True) -> np.ndarray:
     """Word vectors as a network: input_ids, attention_mask -> tokens (B, T, 4), and where asked a maximum over all of T."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     table = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
         helper.make_node("Cast", ["attention_mask"], ["unused"], to=TensorProto.FLOAT),
     ]
-    ids, mask = (
-        helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "t"]) for n in ("input_ids", "attention_mask")
-    )
-    outputs = [helper.make_tensor_value_info("unused", TensorProto.FLOAT, ["b", "t"])]
+    outputs: dict[str, Any] = {"unused": ["b", "t"]}
     if tokens:
-        outputs.append(helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["b", "t", 4]))
+        outputs["tokens"] = ["b", "t", 4]
     if sentences:
         nodes.append(helper.make_node("ReduceMax", ["tokens"], ["sentence"], axes=[1], keepdims=0))
-        outputs.append(helper.make_tensor_value_info("sentence", TensorProto.FLOAT, ["b", 4]))
-    graph = helper.make_graph(nodes, "words", [ids, mask], outputs, [numpy_helper.from_array(table, "table")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+        outputs["sentence"] = ["b", 4]
+    inputs = {name: ["b", "t"] for name in ("input_ids", "attention_mask")}
+    save_onnx(path, nodes, inputs, outputs, {"table": table}, integers=True)
     return table
 
 
 def test_an_onnx_network_reads_texts_with_the_tokenizer_that_the_zoo_names(tmp_path):
-    table = onnx_file(tmp_path / "words.onnx")
-    wordpiece().save(str(tmp_path / "tokenizer.json"))
-    entry = {"source": f"onnx:{tmp_path / 'words.onnx'}", "modality": "text"}
+    entry, table = onnx_entry(tmp_path)
     with pytest.raises(SourceError, match="an ONNX file has no tokenizer; name one with"):
-        load(entry)
-    encoder = load({**entry, "text": {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}}})
+        load({**entry, "text": None})
+    encoder = load(entry)
     batch = tokens(encoder, TEXTS)
     found = encoder.encode(batch).numpy()
     for row, ids, mask in zip(found, batch.ids.numpy(), batch.mask.numpy(), strict=True):
         np.testing.assert_allclose(row, table[ids[mask == 1]].mean(0), rtol=1e-5)
     with pytest.raises(SourceError, match=r"no output .x."):
-        load({**entry, "layer": "x", "text": {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}}})
+        load({**entry, "layer": "x"})
 
 
 def test_a_pooling_reads_the_tokens_of_an_onnx_network_that_also_gives_sentences(tmp_path):
-    table = onnx_file(tmp_path / "words.onnx", sentences=True)
-    entry = onnx_entry(tmp_path, sentences=True)
+    entry, table = onnx_entry(tmp_path, sentences=True)
     own = load(entry)
     batch = tokens(own, TEXTS[:1])
     rows = table[batch.ids.numpy()[0]]
@@ -163,7 +145,7 @@ def test_a_pooling_reads_the_tokens_of_an_onnx_network_that_also_gives_sentences
 
 @pytest.mark.parametrize("more", [{}, {"layer": "sentence"}])
 def test_a_pooling_of_an_onnx_network_that_gives_sentences_only_is_refused(more, tmp_path):
-    entry = {**onnx_entry(tmp_path, sentences=True, tokens=bool(more)), **more}
+    entry = {**onnx_entry(tmp_path, sentences=True, tokens=bool(more))[0], **more}
     assert load(entry).num_features == 4
     with pytest.raises(SourceError) as refused:
         load({**entry, "pooling": "mean"})
@@ -174,7 +156,7 @@ def test_a_pooling_of_an_onnx_network_that_gives_sentences_only_is_refused(more,
 
 
 def test_an_onnx_reading_that_is_lacking_leaves_the_others(tmp_path):
-    entry = onnx_entry(tmp_path, sentences=True)
+    entry, _ = onnx_entry(tmp_path, sentences=True)
 
     def scanned(store: str, **more: Any) -> dict[str, float | None]:
         ranking = selector.rank(
@@ -194,10 +176,8 @@ def test_an_onnx_reading_that_is_lacking_leaves_the_others(tmp_path):
 
 
 def test_words_are_read_from_an_onnx_network_that_has_a_row_a_token(tmp_path):
-    table = onnx_file(tmp_path / "words.onnx")
-    wordpiece().save(str(tmp_path / "tokenizer.json"))
-    text = {"tokenizer": {"file": "tokenizer.json", "base": str(tmp_path)}, "words": True}
-    entry = {"source": f"onnx:{tmp_path / 'words.onnx'}", "modality": "text", "text": text}
+    entry, table = onnx_entry(tmp_path)
+    entry["text"]["words"] = True
     encoder = load(entry)
     sentences = [Words(("sun", "rains", "goal")), Words(("team",))]
     batch = tokens(encoder, sentences)

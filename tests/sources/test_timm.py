@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from selector.core.errors import SourceError, WeightsMissing
 from selector.sources import registry
 from selector.zoo import ModelSpec, WeightsFile
 from tests.sources.samples import images, load, spec
+from tests.support.hub import Hub
 
 
 def network(name: str, seed: int = 3, **kwargs: Any) -> nn.Module:
@@ -36,9 +35,15 @@ def network(name: str, seed: int = 3, **kwargs: Any) -> nn.Module:
     return module
 
 
-def stored(folder: Path, module: nn.Module, file: str = "w.safetensors", **more: Any) -> dict[str, Any]:
-    """Write weights and return what a spec says to find them."""
-    state = module.state_dict()
+def own_features(module: Any, batch: torch.Tensor) -> torch.Tensor:
+    """What timm itself takes for the features of a network."""
+    found: torch.Tensor = module.forward_head(module.forward_features(batch), pre_logits=True)
+    return found
+
+
+def stored(folder: Path, weights: Any, file: str = "w.safetensors", **more: Any) -> dict[str, Any]:
+    """Write a network's weights, or what else a file may hold, and return what a spec says to find it."""
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     if file.endswith(".safetensors"):
         save_file({k: v.contiguous() for k, v in state.items()}, folder / file)
     else:
@@ -54,8 +59,7 @@ def test_a_local_checkpoint_gives_timms_own_features_logits_and_preprocessing(tm
     batch = images(encoder)
     with torch.no_grad():
         features = encoder.encode(batch)
-        expected = module.forward_head(module.forward_features(batch), pre_logits=True)
-        torch.testing.assert_close(features, expected)
+        torch.testing.assert_close(features, own_features(module, batch))
         weight, bias = encoder.source_head
         assert weight.shape == (7, encoder.num_features)
         logits = features.numpy() @ weight.T + bias
@@ -83,8 +87,7 @@ def test_weights_by_position_have_other_names_in_the_same_order(tmp_path):
     module = network("test_efficientnet")
     state = module.state_dict()
     renamed = {f"tensor{i:04d}": value for i, value in enumerate(state.values())}
-    torch.save(renamed, tmp_path / "w.pth")
-    weights = {"file": "w.pth", "base": str(tmp_path), "mapping": "by_position"}
+    weights = stored(tmp_path, renamed, "w.pth", mapping="by_position")
     encoder = load(spec("timm:test_efficientnet", weights=weights))
     for key, value in encoder.module.state_dict().items():
         torch.testing.assert_close(value, state[key])
@@ -103,24 +106,22 @@ def test_weights_by_position_have_other_names_in_the_same_order(tmp_path):
 def test_checkpoints_are_unwrapped_and_heads_may_be_missing(tmp_path):
     module = network("test_resnet")
     state = {f"module.{k}": v for k, v in module.state_dict().items() if not k.startswith("fc.")}
-    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.pth")
-    encoder = load(spec("timm:test_resnet", weights={"file": "w.pth", "base": str(tmp_path)}))
+    encoder = load(spec("timm:test_resnet", weights=stored(tmp_path, {"epoch": 3, "state_dict": state}, "w.pth")))
     assert encoder.source_head is None
     batch = images(encoder)
     with torch.no_grad():
-        expected = module.forward_head(module.forward_features(batch), pre_logits=True)
-        torch.testing.assert_close(encoder.encode(batch), expected)
+        torch.testing.assert_close(encoder.encode(batch), own_features(module, batch))
     timm.create_model("test_resnet", num_classes=2).load_state_dict(encoder.with_head(2).state_dict())
 
 
 @pytest.mark.parametrize(
     ("file", "make", "message"),
     [
-        ("code.pth", lambda p: torch.save({"model": network("test_resnet").state_dict(), "args": argparse.Namespace(x=1)}, p),
+        ("code.pth", lambda p: stored(p.parent, {"model": network("test_resnet").state_dict(), "args": argparse.Namespace(x=1)}, p.name),
          r"code\.pth is not plain tensors, and running code from a weights file is refused"),
         ("half.safetensors", lambda p: p.write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{"), r"half\.safetensors cannot be read, it is damaged or in another format"),
         ("empty.pth", lambda p: p.touch(), r"empty\.pth cannot be read"),
-        ("list.pth", lambda p: torch.save([1, 2], p), r"list\.pth holds no tensors by name; expected a state dict"),
+        ("list.pth", lambda p: stored(p.parent, [1, 2], p.name), r"list\.pth holds no tensors by name; expected a state dict"),
         ("vit.safetensors", lambda p: stored(p.parent, network("test_vit"), p.name),
          r"do not fit the network: \d+ missing \(conv1\.0\.weight.*unexpected .*Check the architecture"),
     ],
@@ -323,9 +324,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def published(folder: Path, module: nn.Module) -> bytes:
-    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, folder / "published.safetensors")
-    return (folder / "published.safetensors").read_bytes()
+def published(folder: Path, weights: Any, file: str = "published.safetensors") -> bytes:
+    return (folder / stored(folder, weights, file)["file"]).read_bytes()
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -340,17 +340,14 @@ def test_cached_hub_weights_load_without_the_network(home, links):
     encoder = load(named)
     batch = images(encoder)
     with torch.no_grad():
-        torch.testing.assert_close(
-            encoder.encode(batch), module.forward_head(module.forward_features(batch), pre_logits=True)
-        )
+        torch.testing.assert_close(encoder.encode(batch), own_features(module, batch))
     assert (encoder.source_head[0].shape[0], encoder.identity) == (1000, identity)
     assert "file" not in encoder.module.pretrained_cfg
 
 
 def test_older_weights_are_read_without_running_code(home):
     module = network("test_resnet")
-    torch.save(module.state_dict(), home / "w.bin")
-    cached(home, f"timm/{MODEL}", {"pytorch_model.bin": (home / "w.bin").read_bytes()})
+    cached(home, f"timm/{MODEL}", {"pytorch_model.bin": published(home, module, "w.bin")})
     encoder = load(ModelSpec(source=f"timm:{MODEL}"))
     torch.testing.assert_close(encoder.module.state_dict()["fc.weight"], module.state_dict()["fc.weight"])
     assert "state_dict" not in encoder.module.pretrained_cfg
@@ -364,9 +361,7 @@ def test_weights_whose_original_was_in_another_librarys_format(home):
     encoder = load(ModelSpec(source=f"timm:{name}"))
     batch = images(encoder, 1)
     with torch.no_grad():
-        torch.testing.assert_close(
-            encoder.encode(batch), module.forward_head(module.forward_features(batch), pre_logits=True)
-        )
+        torch.testing.assert_close(encoder.encode(batch), own_features(module, batch))
     assert encoder.source_head[0].shape == (21843, 192)
 
 
@@ -447,37 +442,6 @@ def test_missing_weights_offline_say_what_to_do(home):
         )
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one repository, and one that asks for agreement."""
-
-    content = b""
-    log: list[str] = []  # noqa: RUF012
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        self.log.append(f"{self.command} {self.path}")
-        found = self.path == f"/timm/{MODEL}/resolve/main/model.safetensors" or "/resolve/" + "1" * 40 in self.path
-        self.send_response(200 if found else 404)
-        if found:
-            self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "1" * 40)
-            self.send_header("Content-Length", str(len(self.content)))
-        else:
-            self.send_header("X-Error-Code", "GatedRepo" if "gated" in self.path else "RepoNotFound")
-            self.send_header("Content-Length", "0")
-        self.end_headers()
-        if found and body:
-            self.wfile.write(self.content)
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
 ONLINE = """
 import json, sys
 from selector.core.errors import WeightsMissing
@@ -498,49 +462,22 @@ print(json.dumps([before, after, encoder.identity, fc, missing]))
 """
 
 
-def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_path, known_names):
+def test_a_hub_that_is_reachable_is_asked_once_and_the_weights_are_fetched(tmp_path, hub, known_names):
     module = network("test_resnet")
-    Hub.content = published(tmp_path, module)
-    Hub.log.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", ONLINE], env=environment, check=False, capture_output=True, text=True, timeout=240
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
+    file = Hub.root / "timm" / MODEL / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(published(tmp_path, module))
+    environment = {**hub.environment, "SELECTOR_CACHE": str(cache_folder())}
+    done = subprocess.run(
+        [sys.executable, "-c", ONLINE], env=environment, check=False, capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     before, after, loaded, bias, missing = json.loads(done.stdout)
-    assert before["weights"] == f"hub:{hashlib.sha256(Hub.content).hexdigest()}"
+    assert before["weights"] == f"hub:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     assert before == after == loaded
     assert bias == pytest.approx(module.state_dict()["fc.bias"][:3].tolist())
     assert sum(line.startswith("GET") and line.endswith("model.safetensors") for line in Hub.log) == 1, Hub.log
     assert "the hub has no public repository org/nowhere; check the name, or run: hf auth login" in missing
-
-
-def test_a_hub_that_does_not_answer(tmp_path):
-    code = """
-from selector.core.errors import WeightsMissing
-from selector.sources import registry
-from selector.zoo import ModelSpec
-try:
-    registry.get("timm").identify(ModelSpec(name="mine", source="timm:hf-hub:org/mine"))
-except WeightsMissing as error:
-    print(error)
-"""
-    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("mine: the weights of hub repository org/mine are not on this machine and ")
-    assert "127.0.0.1:9 did not answer" in done.stdout
-    assert "check the connection and HF_ENDPOINT, or use the models tagged 'offline'" in done.stdout
 
 
 def test_a_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
@@ -584,25 +521,22 @@ def test_licenses_are_those_that_timm_states():
 )
 def test_weights_of_another_type_are_not_cast_without_a_word(tmp_path, dtype, said):
     state = network("test_resnet").state_dict()
-    state["conv1.weight" if "conv1.weight" in state else next(iter(state))] = next(iter(state.values())).to(dtype)
-    torch.save(state, tmp_path / "w.pth")
-    weights = WeightsFile(file="w.pth", base=str(tmp_path))
+    first = next(iter(state))
+    state[first] = state[first].to(dtype)
     with pytest.raises(SourceError, match=said):
-        load(ModelSpec(source="timm:test_resnet", weights=weights))
+        load(spec("timm:test_resnet", weights=stored(tmp_path, state, "w.pth")))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_in_another_floating_point_type_load(tmp_path, dtype):
     state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in network("test_resnet").state_dict().items()}
-    torch.save(state, tmp_path / "w.pth")
-    assert load(ModelSpec(source="timm:test_resnet", weights=WeightsFile(file="w.pth", base=str(tmp_path))))
+    assert load(spec("timm:test_resnet", weights=stored(tmp_path, state, "w.pth")))
 
 
 def test_quantized_weights_of_the_hub_are_refused(home):
     state = {k: v.to(torch.int8) if v.ndim == 4 else v for k, v in network("test_vit").state_dict().items()}
-    save_file(state, home / "w.safetensors")
-    files = {"config.json": b'{"architecture": "test_vit"}', "model.safetensors": (home / "w.safetensors").read_bytes()}
-    cached(home, "org/int8", files)
+    config = b'{"architecture": "test_vit"}'
+    cached(home, "org/int8", {"config.json": config, "model.safetensors": published(home, state)})
     with pytest.raises(SourceError, match="is I8, as quantized weights are, whose scale is not applied"):
         load(ModelSpec(source="timm:hf-hub:org/int8"))
 

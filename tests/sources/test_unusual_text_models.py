@@ -13,20 +13,25 @@ from safetensors.torch import load_file
 
 from selector.core.contracts import Words
 from selector.core.errors import SourceError
-from selector.modalities.text import TextTokenizer, Tokens
+from selector.modalities.text import TextTokenizer
 from selector.sources import registry
 from selector.zoo import ModelSpec
-from tests.support.text_models import DECODER, FAMILIES, SMALL, sentence_model, text_model, wordpiece
-
-
-def load(source: str | Path, **more: Any) -> Any:
-    return registry.get("transformers").load(ModelSpec.model_validate({"source": f"transformers:{source}", **more}))
+from tests.support.text_models import (
+    DECODER,
+    FAMILIES,
+    SMALL,
+    per_layer,
+    sentence_model,
+    text_model,
+    tokens,
+    wordpiece,
+)
+from tests.support.text_models import load_text as load
 
 
 def features(encoder: Any) -> torch.Tensor:
-    batch = Tokens.of(TextTokenizer(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
     with torch.no_grad():
-        found: torch.Tensor = encoder.encode(batch)
+        found: torch.Tensor = encoder.encode(tokens(encoder))
     return found
 
 
@@ -202,14 +207,10 @@ def test_layers_of_networks_that_give_them_otherwise(family, tmp_path, monkeypat
 
     folder = other_family(tmp_path / family, {**UNUSUAL[family], "pad_token_id": 0}, monkeypatch)
     encoder = load(folder, pooling="mean")
-    batch = Tokens.of(TextTokenizer(encoder.preprocess)(["how is the film", "a good one"]), encoder.preprocess.pad_id)
-    readings = [
-        encoder.variant(ModelSpec.model_validate({"source": "transformers:x", "layer": str(i), "pooling": "mean"}))
-        for i in (1, 2, 3)
-    ]
+    batch = tokens(encoder)
+    layers = per_layer(encoder, batch, pooling="mean")
     reference = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        layers = encoder.encode_variants(batch, readings)
         mean = encoder.encode(batch)
         hidden = reference(batch.ids, attention_mask=batch.mask, output_hidden_states=True).hidden_states[1:]
     own = batch.content.float()[:, :, None]
@@ -229,7 +230,7 @@ def test_layers_that_stand_the_other_way_round_are_refused_in_words(tmp_path, mo
 def test_texts_of_many_windows_go_through_in_pieces(tmp_path, monkeypatch):
     encoder = load(text_model(tmp_path / "bert"), text={"max_length": 12, "long_texts": "window"})
     texts = [" ".join(["the quick brown fox"] * 10), "a film", " ".join(["storm and rain in the city"] * 9)]
-    batch = Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+    batch = tokens(encoder, texts)
     assert batch.windows
     seen: list[int] = []
     encoder.module.backbone.register_forward_pre_hook(
@@ -255,7 +256,7 @@ def test_the_embedding_counts_as_memory_in_bfloat16(tmp_path):
 
     encoder = load(shutil.copytree(text_model(tmp_path / "bert"), tmp_path / "copy"))
     embedding = encoder.module.backbone.get_input_embeddings().weight
-    batch = Tokens.of(TextTokenizer(encoder.preprocess)(["a film"]), encoder.preprocess.pad_id)
+    batch = tokens(encoder, ["a film"])
     memory = {}
     for precision in ("float32", "bfloat16"):
         backend = EagerBackend(encoder, "cpu", precision, 4)
@@ -276,7 +277,7 @@ def test_costs_are_those_of_a_usual_text_whatever_the_target(tmp_path):
     for spec in ({}, {"layer": "1"}, {"text": {"words": True}}):
         encoder = load(folder, **spec)
         given = [Words(["a", "film"])] if encoder.preprocess.words else ["a film"]
-        batch = Tokens.of(TextTokenizer(encoder.preprocess)(given), encoder.preprocess.pad_id)
+        batch = tokens(encoder, given)
         runner = open_runner(encoder, device="cpu", precision="float32", backend="eager", sample=batch, rows_expected=1)
         found.append(measure_cost(encoder, runner, batch, seconds=0.2))
     length, width, inner = 64, 32, 64  # the network reads no more than 64 of the 128

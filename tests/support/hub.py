@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,3 +133,85 @@ def serving(root: Path) -> Iterator[dict[str, str]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+CODE = """
+import json, os, sys
+import torch, transformers
+from selector.core.errors import SelectorError
+from selector.sources import registry
+from selector.zoo import ModelSpec
+
+def load(names):
+    source, found = registry.get("transformers"), {}
+    for name in names:
+        try:
+            encoder = source.load(ModelSpec(source=f"transformers:{name}"))
+            found[name] = [encoder.identity, encoder.path.pooling, encoder.preprocess.max_length,
+                float(encoder.module.backbone.get_input_embeddings().weight.detach().double().sum())]
+        except SelectorError as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    if not os.fork():
+        print(json.dumps(load(json.loads(line))), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+class Asker:
+    """A hub whose repositories lie in ``folder / "hub"``, and a process that has imported transformers: for each question
+    it forks one that knows nothing of those before."""
+
+    def __init__(self, folder: Path) -> None:
+        Hub.root, Hub.log[:] = folder / "hub", []
+        self._server = self._serve(0)
+        self.environment = {
+            **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{self._server.server_port}",
+            "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
+            "SELECTOR_CACHE": str(folder / "cache"),
+        }  # fmt: skip
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, *names: str) -> dict[str, Any]:
+        """What these models are when they are loaded."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", CODE],
+                env=self.environment,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(names) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return found
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Nobody listens at the hub's address."""
+        port = self._server.server_port
+        self._end()
+        yield
+        self._server = self._serve(port)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        self._end()
+
+    def _serve(self, port: int) -> ThreadingHTTPServer:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Hub)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return server
+
+    def _end(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -135,13 +135,6 @@ class Segfaults(Blind):
         return super().forward(x)
 
 
-class EndsAtOnce(Blind):
-    """Ends the process without a word."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        os._exit(0)
-
-
 class Hangs(Blind):
     """Never comes back."""
 

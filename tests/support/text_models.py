@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from selector.modalities.text import TextTokenizer, Tokens
+from selector.sources import registry
+from selector.zoo import ModelSpec
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
 DECODER = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128}
 
@@ -44,68 +48,11 @@ ENCODERS_OF_TWO: dict[str, dict[str, Any]] = {
 FAMILIES = {**ENCODERS, "t5": ENCODERS_OF_TWO["t5"], **DECODERS}
 
 WORDS = [
-    "a",
-    "the",
-    "of",
-    "to",
-    "and",
-    "in",
-    "is",
-    "it",
-    "good",
-    "bad",
-    "film",
-    "plot",
-    "actor",
-    "great",
-    "awful",
-    "dull",
-    "bright",
-    "warm",
-    "cold",
-    "storm",
-    "rain",
-    "sun",
-    "ball",
-    "goal",
-    "team",
-    "match",
-    "win",
-    "loss",
-    "bank",
-    "card",
-    "money",
-    "loan",
-    "pay",
-    "price",
-    "how",
-    "what",
-    "who",
-    "where",
-    "when",
-    "which",
-    "city",
-    "river",
-    "book",
-    "song",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "lazy",
-    "dog",
-    "second",
-    "text",
-    "query",
-    ":",
-    ".",
-    ",",
-    "!",
-    "?",
-    "##s",
-    "##ed",
-    "##ing",
+    *("a", "the", "of", "to", "and", "in", "is", "it", "good", "bad", "film", "plot", "actor", "great"),
+    *("awful", "dull", "bright", "warm", "cold", "storm", "rain", "sun", "ball", "goal", "team", "match"),
+    *("win", "loss", "bank", "card", "money", "loan", "pay", "price", "how", "what", "who", "where"),
+    *("when", "which", "city", "river", "book", "song", "quick", "brown", "fox", "jumps", "over", "lazy"),
+    *("dog", "second", "text", "query", ":", ".", ",", "!", "?", "##s", "##ed", "##ing"),
 ]
 
 
@@ -168,3 +115,27 @@ def sentence_model(folder: Path, pooling: str = "pooling_mode_cls_token") -> Pat
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32, pooling: True}))
     return folder
+
+
+TEXTS = ["how is the film", "a", "the quick brown fox jumps over the lazy dog . what a great text !", "good"]
+
+
+def load_text(place: str | Path, source: str = "transformers", **more: Any) -> Any:
+    """The encoder of a folder or a repository."""
+    return registry.get(source).load(ModelSpec.model_validate({"source": f"{source}:{place}", **more}))
+
+
+def tokens(encoder: Any, texts: list[Any] = TEXTS) -> Tokens:
+    """A batch as the encoder takes it."""
+    return Tokens.of(TextTokenizer(encoder.preprocess)(texts), encoder.preprocess.pad_id)
+
+
+def per_layer(encoder: Any, batch: Tokens, **more: Any) -> list[torch.Tensor]:
+    """Features of each of its layers, from one pass."""
+    spec = {"source": "transformers:x", "text": {"words": True} if encoder.preprocess.words else None, **more}
+    readings = [
+        encoder.variant(ModelSpec.model_validate({**spec, "layer": str(i + 1)})) for i in range(encoder.module.depth)
+    ]
+    with torch.no_grad():
+        found: list[torch.Tensor] = encoder.encode_variants(batch, readings)
+    return found

@@ -510,7 +510,7 @@ def test_onnx_finds_what_torch_finds(confirmed: Any, shapes: Path, tmp_path: Pat
     import onnxruntime
 
     from selector.deploy import export_onnx
-    from selector.modalities.pixels.prepared import normalize, prepare
+    from selector.modalities.pixels.transform import normalize, prepare
 
     saved = selector.load_model(confirmed.path)
     path = export_onnx(saved, tmp_path / "model.onnx")

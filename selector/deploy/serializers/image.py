@@ -102,7 +102,7 @@ class ImageSerializer(Serializer[Preprocess]):
 
 def _read(image: Any, preprocess: Preprocess) -> np.ndarray | str:
     """uint8 pixels, or why there are none."""
-    from selector.modalities.pixels.prepared import prepare
+    from selector.modalities.pixels.transform import prepare
 
     try:
         pixels: np.ndarray = prepare([image], preprocess)[0]

@@ -38,25 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = [
-    "MAX_PIXELS",
-    "TOO_LARGE",
-    "UnreadableImage",
-    "canvas_of",
-    "check_header",
-    "check_image_file",
-    "check_pixels",
-    "content_hash",
-    "decode_rgb",
-    "image_size",
-    "max_pixels",
-    "pil_to_array",
-    "pixel_limit",
-    "read_image",
-    "read_image_file",
-    "thumbnail",
-]
-
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded, where nothing else is said: half a gigabyte as RGB (Pillow's own
 limit)."""
@@ -70,8 +51,10 @@ BOMB_PIXELS, BOMB_RATIO = 20_000_000, 300
 """Above so many pixels a file must have a byte for every 300: photos have one for 2 to 20, drawings for up to 200. What
 has less took 15 seconds and 1.7 GB to decode from 164 kB."""
 
-_CANVAS_SAMPLE = 200
+_CANVAS_SAMPLE, _MULTIPLE = 200, 32
+_THUMBNAIL = 112  # pixels of the long side
 _ORIENTATION = 0x0112
+_ORIENTED_PNG = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # one of these is in the file
 # what decoders raise on damaged input: each was met on a fuzzed file, none says anything else
 DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, ZeroDivisionError,
@@ -247,33 +230,24 @@ def opened(raw: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     return Image.open(io.BytesIO(raw), formats=formats or readable_formats())
 
 
-def thumbnail(raw: RawImage, side: int = 112) -> str:
-    """A small image of an item as a ``data:`` URI (JPEG, the long side at most ``side`` pixels).
+def thumbnail(raw: RawImage) -> str:
+    """A small image of an item as a ``data:`` URI (JPEG).
 
     Raises:
         UnreadableImage: it cannot be decoded.
     """
     image = Image.fromarray(decode_rgb(raw))
-    image.thumbnail((side, side))
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=75)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def image_size(raw: bytes) -> tuple[int, int]:
-    """(height, width) from the header; (0, 0) when it cannot be read, which decoding will explain."""
-    try:
-        with opened(raw) as image:
-            return image.size[1], image.size[0]
-    except (*DAMAGE, Image.DecompressionBombError, UnreadableImage):
-        return 0, 0
-
-
-def canvas_of(items: Items, short_side: int, multiple: int = 32) -> tuple[int, int]:
+def canvas_of(items: Items, short_side: int) -> tuple[int, int]:
     """The (height, width) that whole images of a target are squashed to, so that all of a batch have one shape.
 
     Its aspect is the median of the images', its short side ``short_side``, and both are rounded to multiples
-    of ``multiple``. A place in relative coordinates is the same in an image, on the canvas, in the mask and
+    of 32. A place in relative coordinates is the same in an image, on the canvas, in the mask and
     for the boxes.
 
     Args:
@@ -285,25 +259,35 @@ def canvas_of(items: Items, short_side: int, multiple: int = 32) -> tuple[int, i
     Cost: the headers of up to 200 images.
     """
     looked_at = np.unique(np.linspace(0, len(items) - 1, min(len(items), _CANVAS_SAMPLE)).round().astype(int))
-    sizes = [_upright_size(items[int(index)]) for index in looked_at]
+    sizes = [upright_size(items[int(index)]) for index in looked_at]
     logs = [np.log(width / height) for height, width in sizes if height and width]
     if not logs:
         raise UnreadableImage("is needed: the size of no image of the target can be read")
     aspect = float(np.exp(np.median(logs)))
     height, width = (short_side, short_side * aspect) if aspect >= 1 else (short_side / aspect, short_side)
-    return max(1, round(height / multiple)) * multiple, max(1, round(width / multiple)) * multiple
+    return max(1, round(height / _MULTIPLE)) * _MULTIPLE, max(1, round(width / _MULTIPLE)) * _MULTIPLE
 
 
-def _upright_size(raw: RawImage) -> tuple[int, int]:
-    """(height, width) as decoded, its EXIF orientation applied; (0, 0) when the header cannot be read."""
+def upright_size(raw: RawImage) -> tuple[int, int]:
+    """(height, width) of an undecoded item as it is decoded, from its header; (0, 0) when that cannot be read, which
+    decoding will explain."""
     if isinstance(raw, np.ndarray):
         return int(raw.shape[0]), int(raw.shape[1])
     try:
         with opened(raw) as image:
             width, height = image.size
-            return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+            return (width, height) if _lies(image, raw) else (height, width)
     except (*DAMAGE, Image.DecompressionBombError, UnreadableImage):
         return 0, 0
+
+
+def _lies(image: Image.Image, raw: bytes) -> bool:
+    """Whether the height of an opened file is the width of its upright pixels, without decoding it."""
+    if image.format == "TIFF":
+        return False  # Pillow has turned the size already
+    # to ask a PNG for its orientation decodes all of it
+    asked = image.width * image.height <= BOMB_PIXELS and any(mark in raw for mark in _ORIENTED_PNG)
+    return (asked or image.format != "PNG") and _orientation(image) in (5, 6, 7, 8)
 
 
 def pil_to_array(image: Image.Image) -> NDArray[np.uint8]:

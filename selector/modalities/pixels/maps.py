@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from selector.core.contracts import Encoder
@@ -9,8 +10,6 @@ from selector.core.errors import SourceError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["canvas_encoder", "canvas_side", "read_points"]
 
 LEAST_SIDE = 160
 
@@ -40,12 +39,9 @@ def canvas_encoder(encoder: Encoder, canvas: tuple[int, int]) -> Encoder:
     try:
         return encoder.on_canvas((rounded(canvas[0]), rounded(canvas[1])))
     except SourceError:
-        if rounded(canvas[0]) == rounded(canvas[1]) == side:
-            raise
-        try:
-            return encoder.on_canvas((side, side))
-        except SourceError:
-            pass
+        if not rounded(canvas[0]) == rounded(canvas[1]) == side:
+            with suppress(SourceError):
+                return encoder.on_canvas((side, side))
         raise
 
 

@@ -1,12 +1,6 @@
 """Decoded images: each one is decoded and resized once for a resize, and shared by all encoders.
 
-The pixels of an encoder are those of timm's own evaluation transform to within one gray level
-(tests compare them). Bilinear and bicubic resizing is torch's uint8 kernel, which does what Pillow
-does with vector instructions: decoding and resizing photos of 150 to 600 pixels to 224 is 1.2 to 2.7
-times as fast as with Pillow (CPU time of one core, same run), and 99.99% of the values are equal
-within one gray level. Pillow's ``draft`` mode would be faster on large photos, but it changes the
-pixels by more than that. Nearest and Lanczos are left to Pillow.
-
+The pixels of an encoder are those of timm's own evaluation transform to within one gray level (``pixels.transform``).
 An EXIF orientation is applied. timm's own loader ignores it, so an image that carries one is seen
 upright here and lying there; for all others the pixels are the same.
 """
@@ -36,19 +30,17 @@ import numpy as np
 import xxhash
 
 from selector.core.atomic import TEMPORARY, last_use, prune_files, replacing
-from selector.core.container import Blocks, Container, Damaged, pack
+from selector.core.container import Blocks, Container, Damaged, digest_of, pack
 from selector.core.contracts import Items, Progress, ProgressCallback, RawImage, no_progress
 from selector.core.errors import BadImagesError, StoreError, TargetError
 from selector.core.preprocess import Preprocess
 from selector.core.resources import thread_limit, threads_for
-from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, image_size, read_image
-from selector.modalities.pixels.transform import normalize, prepare, resize
+from selector.modalities.pixels.decode import UnreadableImage, content_hash, decode_rgb, upright_size
+from selector.modalities.pixels.transform import resize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
-__all__ = ["DEFAULT_MAX_SIZE", "Pixels", "load_image", "normalize", "open_pixels_many", "prepare", "resize"]
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +54,6 @@ _SPARE_DISK = 512 * 10**6  # decoded images never take the last of a disk
 _LARGE_PIXELS = 32_000_000  # larger images are decoded one at a time, so that memory stays bounded
 _LOCK_SECONDS = 1800  # then it is decoded twice rather than never
 _SHOWN = 10
-
-load_image = read_image
-"""Decode a path, bytes, an array or a Pillow image: uint8 (H, W, 3), upright."""
 
 
 # ---------------------------------------------------------------------------- the pixel store
@@ -354,7 +343,7 @@ def _is_large(raw: RawImage) -> bool:
         return False  # it is in memory already
     if raw[:2] == b"\xff\xd8" and len(raw) < _LARGE_PIXELS // 320:
         return False  # even a flat JPEG spends a byte on 256 pixels: most files need no look at their header
-    height, width = image_size(raw)
+    height, width = upright_size(raw)
     return height * width > _LARGE_PIXELS
 
 
@@ -402,15 +391,6 @@ SEGMENT_BYTES = 32 << 20  # they wait in memory until the segment is written: th
 _AROUND = 64 << 10  # bytes around a page that Linux makes resident with it
 _OPEN_MAPS = 64  # each keeps a file descriptor
 _STALE_SECONDS = 24 * 3600
-
-
-def digest_of(content: str) -> bytes:
-    """16 bytes for a content hash (its 32 hex digits, or a hash of any other string)."""
-    try:
-        raw = bytes.fromhex(content)
-    except ValueError:
-        raw = b""
-    return raw if len(raw) == _DIGEST else xxhash.xxh3_128_digest(content.encode())
 
 
 @dataclass(frozen=True)

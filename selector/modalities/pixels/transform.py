@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["normalize", "prepare", "resize"]
-
 
 def prepare(
     images: Sequence[str | os.PathLike[str] | RawImage | Image.Image], preprocess: Preprocess

@@ -16,8 +16,6 @@ from selector.modalities.tokens.tokenizer import TextTokenizer, text_hash, why_u
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TokenTable", "open_tokens"]
-
 _CHUNK = 1000  # texts tokenized at once
 _CPU_TOKENS, _GPU_TOKENS = 2048, 65_536  # a forward pass, filled up; more leave the cache, fewer idle the cores
 _ALIKE = 0.85  # of the longest text of a batch: what is shorter begins another one, from so many texts on

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from selector.core.contracts import RawText
     from selector.core.preprocess import TextPreprocess
 
-__all__ = ["TextTokenizer", "UnreadableText", "text_hash", "why_unusable"]
-
 _OVERLAP = 8  # neighboring windows share an eighth of their length
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from selector.core.contracts import Encoder
 from selector.core.errors import ConfigError, TrainingError
 from selector.linear import solve_head
-from selector.modalities.pixels.prepared import normalize
+from selector.modalities.pixels.transform import normalize
 from selector.sources import registry as sources
 from selector.tasks._learner import HeadLearner, head_layer, head_name
 from selector.tasks._linear import LEAST_DAMPING, damping_of, steadied
