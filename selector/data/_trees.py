@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeGuard
 
 from selector.core.errors import TargetError
@@ -80,28 +81,30 @@ def picture_table(
     role: str,
     column: object,
     *,
-    schema: Mapping[str, object],
+    schema: Mapping[str, object] = MappingProxyType({}),
     splits: Sequence[str] = (),
     notes: Sequence[str] = (),
+    folder: Path | None = None,
     path: Path | None = None,
 ) -> Table:
-    """The table of a folder of images with one annotation each.
+    """The table of images with one annotation each.
 
     Args:
         entries: the images; ``column`` their annotations, an entry per image.
         role: of the column, which is its name as well.
         schema: what the input says of the annotation; what the caller says of it (``options``) comes before that.
         splits: of each image; empty where no folder and no file says one.
-        path: what reads it again, where that is not the folder.
+        folder: that the images are named relative to, where that is not the root.
+        path: what reads it again, where that is not the root.
     """
-    names = [name for name, _ in entries]
+    names, where = [name for name, _ in entries], str(folder or root)
     return Table(
         where=str(root),
-        name=options.name or root.name,
+        name=options.name or (root.name if root.is_dir() else root.stem),
         modality="image",
-        items=FileItems(str(root), names),
+        items=FileItems(where, names),
         names=names,
-        hashes=hash_files(str(root), names, [status for _, status in entries], options.hash_mode),
+        hashes=hash_files(str(root), names, [status for _, status in entries], options.hash_mode, folder=where),
         columns={role: column},
         roles={role: (role,)},
         schema={**schema, **options.schema()},

@@ -22,11 +22,11 @@ from selector.core.errors import OptionError, TargetError, did_you_mean, first_l
 from selector.core.held_out_labels import UNKNOWN, SealedLabels
 from selector.core.table import Table
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
-from selector.data._hashing import hash_files, walk_files
-from selector.data._items import ConcatItems, FileItems, ListItems, SubsetItems
+from selector.data._items import ConcatItems, ListItems, SubsetItems
 from selector.data._memory import rows_of
 from selector.data._tabular import of_files
 from selector.data._text_rows import csv_cells, read_objects, read_utf8
+from selector.data._trees import listed, picture_table
 from selector.data.assembly import fingerprint
 from selector.data.columns import table_of
 from selector.data.reader import SPLIT_NAMES, Options, reader_of
@@ -160,11 +160,10 @@ def _folder(root: Path, options: Options, class_names: Sequence[str]) -> Table:
     Folders of which none has the name of a class, or one like it, are of something else: of days, of cameras.
     """
     root = root.absolute()
-    found = sorted(walk_files(str(root), is_image_name))
-    relative = [path for path, _ in found]
-    if not relative:
+    found = listed(root, is_image_name)
+    if not found:
         raise TargetError(f"{root}: no images found; the target is a folder of images, with or without class folders.")
-    folders = [path.split("/")[:-1] for path in relative]
+    folders = [path.split("/")[:-1] for path, _ in found]
     inner = [parts[1:] if parts and parts[0].lower() in SPLIT_NAMES else parts for parts in folders]
     named = [parts[0] if parts else None for parts in inner]
     others = list(dict.fromkeys(name for name in named if name is not None))
@@ -176,18 +175,7 @@ def _folder(root: Path, options: Options, class_names: Sequence[str]) -> Table:
             "are read as images without labels"
         )
         named = [None] * len(named)
-    return Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality=modalities.of("image").kind,
-        items=FileItems(str(root), relative),
-        names=relative,
-        hashes=hash_files(str(root), relative, [status for _, status in found], options.hash_mode),
-        columns={"label": named},
-        roles={"label": ("label",)},
-        origin={"path": str(root)},
-        notes=notes,
-    )
+    return picture_table(root, found, options, "label", named, notes=notes)
 
 
 def _table(path: Path, options: Options) -> Table:
@@ -355,7 +343,6 @@ def _class_notes(hidden: np.ndarray, class_names: Sequence[str], noun: str) -> l
 
 
 def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> Target:
-    count = len(keep)
     if not (shown == UNKNOWN).any():
         raise TargetError(f"{table.where}: no item without a label is left in the target; use fewer num_target_labels.")
     splits = np.concatenate([source.splits.astype(object), np.where(shown == UNKNOWN, UNLABELED, "train")])
@@ -363,31 +350,26 @@ def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, h
     sealed = SealedLabels(np.concatenate([np.full(len(source), UNKNOWN), hidden]))
     own = [table.names[i] for i in keep.tolist()]
     rows = table.features
-    both_have_origin = source.origin is not None and table.origin is not None
-    return (
-        replace(
-            source,
-            name=table.name,
-            items=ConcatItems([source.items, SubsetItems(table.items, keep)]) if rows is None else ListItems([]),
-            names=[*source.names, *own],
-            labels=labels,
-            splits=splits.astype(f"<U{len(UNLABELED)}"),
-            hashes=(*source.hashes, *(table.hashes[i] for i in keep.tolist())),
-            features=None if rows is None or source.features is None else np.concatenate([source.features, rows[keep]]),
-            origin={"kind": "domains", "path": table.origin["path"]} if both_have_origin and table.origin else None,
-            task="adaptation",
-            annotations=DomainLabels(
-                labels,
-                source.class_names,
-                labels,
-                table.where,
-                noun_of(table.modality),
-                (),
-                sealed,
-                source.name,
-                np.concatenate([np.zeros(len(source), bool), shown != UNKNOWN]),
-            ),
-        )
-        if count
-        else source
+    return replace(
+        source,
+        name=table.name,
+        items=ConcatItems([source.items, SubsetItems(table.items, keep)]) if rows is None else ListItems([]),
+        names=[*source.names, *own],
+        labels=labels,
+        splits=splits.astype(f"<U{len(UNLABELED)}"),
+        hashes=(*source.hashes, *(table.hashes[i] for i in keep.tolist())),
+        features=None if rows is None or source.features is None else np.concatenate([source.features, rows[keep]]),
+        origin={"kind": "domains", "path": table.origin["path"]} if source.origin and table.origin else None,
+        task="adaptation",
+        annotations=DomainLabels(
+            labels,
+            source.class_names,
+            labels,
+            table.where,
+            noun_of(table.modality),
+            (),
+            sealed,
+            source.name,
+            np.concatenate([np.zeros(len(source), bool), shown != UNKNOWN]),
+        ),
     )
