@@ -16,7 +16,7 @@ def files_of(path: Path) -> list[Path]:
     """The parquet files that a path stands for: itself, or those of a folder; empty when there are none."""
     if path.is_dir():
         return parquet_files(path)
-    return [path] if path.suffix == ".parquet" and path.is_file() else []
+    return [path] if path.suffix.lower() == ".parquet" and path.is_file() else []
 
 
 def holds_parquet(folder: Path) -> bool:

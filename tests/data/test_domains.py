@@ -1,6 +1,7 @@
 """A target without labels beside a labeled source domain: what is read, what is refused, what stays sealed."""
 
 import contextlib
+import json
 import re
 
 import numpy as np
@@ -234,6 +235,26 @@ def test_tables_are_read_as_labeled_ones(tmp_path):
     found = load_target(tmp_path / "y.csv", source_domain=tmp_path / "source.csv", label_column="mood")
     assert (found.class_names, codes(found)) == (("no", "yes"), [UNKNOWN])
     assert load_origin(found.origin).fingerprint == found.fingerprint
+
+
+def test_numbers_of_declared_classes_are_their_names(tmp_path):
+    """A single file was read without them; and -1, which says that there is no label, as the last class."""
+
+    def written(path, labels):
+        described = {"info": {"features": {"label": {"_type": "ClassLabel", "names": ["no", "yes", "maybe"]}}}}
+        table = pa.table({"text": [f"text {path.stem} {i}" for i in range(len(labels))], "label": labels})
+        pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(described)}), path)
+        return path
+
+    source = written(tmp_path / "source.parquet", [0, 1, 2] * 10)
+    (tmp_path / "folder").mkdir()
+    in_folder, alone = (written(tmp_path / name, [1, -1, 0, -1]) for name in ("folder/new.parquet", "new.parquet"))
+    for path in (in_folder.parent, alone):
+        target = load_target(path, source_domain=source)
+        assert codes(target) == [1, UNKNOWN, 0, UNKNOWN]
+        assert load_origin(target.origin).fingerprint == target.fingerprint
+    with pytest.raises(TargetError, match=r"new\.parquet:1 has the label 3; expected an int in 0\.\.2"):
+        load_target(written(tmp_path / "new.parquet", [1, 3]), source_domain=source)
 
 
 def test_a_few_shared_items_leave_the_target(source, flat):
