@@ -19,7 +19,7 @@ from selector.core.table import Facet, RowPlan
 from selector.core.task import BalanceOptions, Evaluator, NotFinite, Probe, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
-from selector.tasks._classes import balanced_note, weights_of_counts
+from selector.tasks._classes import balanced_note, class_weights
 from selector.tasks._maps import MapTask, rounded, telling
 from selector.tasks.segmentation.mask_predictions import (
     SegmentedImage,
@@ -263,7 +263,7 @@ class Segmentation(SegmentationReading, MapTask):
             network.decoder.start_from(init["weight"], init["bias"], init["scale"])
         masks = _masks(target)
         pixels = masks.pixels[target.indices("train")].sum(axis=0)
-        weights = None if self.balance == "none" else weights_of_counts(pixels, always=self.balance == "weights")
+        weights = None if self.balance == "none" else class_weights(pixels, always=self.balance == "weights")
         return SegmentationLearner(network, classes, weights, masks.ignore_index, self.label_smoothing)
 
     def notes(self, target: Target) -> list[str]:
