@@ -14,6 +14,7 @@ from selector.core.stats import Metric, mean_ranks
 from selector.core.table import Table
 from selector.core.task import Criterion, Section, Stats
 from selector.tasks import task
+from selector.tasks._error_analysis import rounded
 from selector.tasks._linear import LinearTask, check_columns
 from selector.tasks._read_labels import (
     ArrayAnnotations,
@@ -276,7 +277,7 @@ class MultilabelStats(Stats):
             likelihood = np.where(truth == 1, probability, 1 - probability)[known]
             return float(-np.log(np.maximum(likelihood, 1e-15)).mean()) if known.any() else float("nan")
         if metric in ("micro_f1", "macro_f1"):
-            hits, false, missed = self._counts()
+            hits, false, missed = self.counts()
             if metric == "micro_f1":
                 return _f1(hits.sum(), false.sum(), missed.sum())
             used = self._judged()
@@ -298,7 +299,7 @@ class MultilabelStats(Stats):
         """bool (N, L): labels whose probability reaches their threshold."""
         return np.asarray(self.arrays["probability"] >= np.asarray(self.summary["thresholds"]))
 
-    def _counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(right, false, missed) by label."""
         truth, chosen = self.arrays["truth"], self.chosen()
         return (
@@ -424,26 +425,22 @@ class Multilabel(MultilabelReading, LinearTask):
         """Results by label, labels that are taken for each other, and the most confident errors."""
         assert isinstance(stats, MultilabelStats)
         truth, probability, chosen = stats.arrays["truth"], stats.arrays["probability"], stats.chosen()
+        hits, false, missed = stats.counts()
+        positives = hits + missed
         rows = []
         for i, name in enumerate(class_names):
             known = truth[:, i] >= 0
-            hits, false = (
-                int((chosen[known, i] & (truth[known, i] == 1)).sum()),
-                int((chosen[known, i] & (truth[known, i] == 0)).sum()),
-            )
-            positives = int((truth[:, i] == 1).sum())
-            both = 0 < positives < int(known.sum())
+            both = 0 < positives[i] < known.sum()
+            area = average_precision(truth[known, i] == 1, probability[known, i]) if both else np.nan
             rows.append(
                 {
                     "label": name,
-                    "items": positives,
-                    "average precision": _short(
-                        average_precision(truth[known, i] == 1, probability[known, i]) if both else None
-                    ),
-                    "precision": _short(hits / (hits + false) if hits + false else None),
-                    "recall": _short(hits / positives if positives else None),
-                    "F1": _short(_f1(hits, false, positives - hits) if positives else None),
-                    "threshold": _short(float(stats.summary["thresholds"][i])),
+                    "items": int(positives[i]),
+                    "average precision": rounded(area),
+                    "precision": rounded(hits[i] / (hits[i] + false[i]) if hits[i] + false[i] else np.nan),
+                    "recall": rounded(hits[i] / positives[i] if positives[i] else np.nan),
+                    "F1": rounded(_f1(hits[i], false[i], missed[i]) if positives[i] else np.nan),
+                    "threshold": rounded(stats.summary["thresholds"][i]),
                 }
             )
         tables = {"labels": rows, "missed, and another label predicted instead": _confused(truth, chosen, class_names)}
@@ -545,7 +542,7 @@ def _samples(
             "row": int(row),
             "label": _named(truth[row] == 1, class_names),
             "predicted": _named(chosen[row], class_names),
-            "probability": _short(float(probability[row, error[row].argmax()])),
+            "probability": rounded(probability[row, error[row].argmax()]),
             "note": f"{'missed' if truth[row, error[row].argmax()] == 1 else 'false'}: "
             f"{class_names[int(error[row].argmax())]}",
         }
@@ -558,7 +555,3 @@ def _named(which: np.ndarray, class_names: Sequence[str]) -> str:
     names = [class_names[int(i)] for i in np.flatnonzero(which)]
     more = f" and {len(names) - _SHOWN_LABELS} more" if len(names) > _SHOWN_LABELS else ""
     return (", ".join(names[:_SHOWN_LABELS]) + more) or "no label"
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

@@ -20,7 +20,8 @@ from selector.core.task import BalanceOptions, Evaluator, NotFinite, Probe, Sect
 from selector.modalities.image import read_image
 from selector.tasks import task
 from selector.tasks._classes import balanced_note, class_weights
-from selector.tasks._maps import MapTask, rounded, telling
+from selector.tasks._error_analysis import most_confused, rounded
+from selector.tasks._maps import MapTask, telling
 from selector.tasks.segmentation.mask_predictions import (
     SegmentedImage,
     SegmentedImages,
@@ -480,19 +481,14 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
     ]
     tables: dict[str, Sequence[Mapping[str, object]]] = {"results by class": lines}
     if "confusion" in stats.summary:
-        off = np.array(stats.summary["confusion"])
-        np.fill_diagonal(off, 0)
-        order = np.argsort(-off, axis=None, kind="stable")[:30]
-        pairs = [divmod(int(place), len(off)) for place in order]
         tables["pixels taken for another class"] = [
             {
                 "class": class_names[a],
                 "predicted": class_names[b],
-                "pixels": int(off[a, b]),
-                "share of the class": rounded(off[a, b] / truth[a]),
+                "pixels": count,
+                "share of the class": rounded(count / truth[a]),
             }
-            for a, b in pairs
-            if off[a, b]
+            for a, b, count in most_confused(np.array(stats.summary["confusion"]))
         ]
     each = stats.of_each()
     samples = [{"row": row, "group": group, "note": f"mIoU {each[row]:.3f}"} for row, group in telling(each, 2).items()]
