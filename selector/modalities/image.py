@@ -32,6 +32,7 @@ from selector.modalities.pixels.decode import (
     read_image,
     read_image_file,
     thumbnail,
+    upright_size,
 )
 from selector.modalities.pixels.formats import IMAGE_SUFFIXES, begins_as_image, count_lacking, is_image_name
 
@@ -61,6 +62,7 @@ __all__ = [
     "read_image",
     "read_image_file",
     "thumbnail",
+    "upright_size",
 ]
 
 log = logging.getLogger(__name__)

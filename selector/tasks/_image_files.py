@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from typing import Any
 
@@ -18,43 +17,23 @@ from selector.modalities.image import (
     decode_rgb,
     image_size,
     opened,
+    upright_size,
 )
 
-_ORIENTATION = 0x0112
 _ONE_LARGE = threading.Lock()  # several threads read masks, and a large one takes half a gigabyte
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG", "PPM")
 
 
-def upright_size(raw: Any) -> tuple[int, int]:
-    """(height, width) of an undecoded image as it is decoded, from its header; (0, 0) where that cannot be read."""
-    if isinstance(raw, np.ndarray):
-        return int(raw.shape[0]), int(raw.shape[1])
-    height, width = image_size(raw)
-    if height and _orientation(raw) in (5, 6, 7, 8):
-        return width, height
-    return height, width
-
-
-def checked_size(raw: object) -> tuple[int, int]:
+def checked_size(raw: Any) -> tuple[int, int]:
     """As ``upright_size``, of an image that decoding will not refuse for its size.
 
     Raises:
         UnreadableImage: it has too many pixels, or too many for the bytes of its file.
     """
-    height, width = upright_size(raw)
     if isinstance(raw, bytes):
+        height, width = image_size(raw)
         check_header(width, height, len(raw))
-    return height, width
-
-
-def _orientation(raw: bytes) -> int:
-    if b"Exif" not in raw[:4096] and raw[:2] == b"\xff\xd8":
-        return 1
-    try:
-        with Image.open(io.BytesIO(raw), formats=("JPEG", "PNG", "WEBP", "TIFF")) as image:
-            return int(image.getexif().get(_ORIENTATION, 1))
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, EOFError):
-        return 1  # decoding it says what is wrong
+    return upright_size(raw)
 
 
 def mask_values(raw: Any, expected: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, list[tuple[int, int, int]] | None]:

@@ -27,6 +27,7 @@ from selector.modalities.image import (
     is_image_name,
     pil_to_array,
     read_image,
+    upright_size,
 )
 from selector.modalities.pixels import decode, formats
 from selector.modalities.pixels.formats import header_size
@@ -247,8 +248,25 @@ def test_damage_gives_pixels_or_a_reason_never_another_error(raw, changes, cut):
 
 
 def test_size_from_the_header():
-    assert image_size(SEEDS[0]) == (24, 36)
-    assert image_size(b"x") == (0, 0)
+    assert image_size(SEEDS[0]) == upright_size(SEEDS[0]) == (24, 36)
+    assert image_size(b"x") == upright_size(b"x") == (0, 0)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "JPEG late", "PNG without"])
+def test_the_upright_size_is_that_of_what_is_decoded(form, monkeypatch):
+    """Boxes and masks are of the decoded image: of TIFF, AVIF and long headers its sides were exchanged."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    said = {} if form == "PNG without" else {"exif": exif}
+    raw = encode(Image.fromarray(PICTURE), form.split()[0], **said)
+    if form == "JPEG late":
+        raw = raw[:2] + b"\xff\xed\x17\x70" + b"z" * 5998 + raw[2:]
+    expected = decode_rgb(raw).shape[:2]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    assert upright_size(raw) == expected == ((24, 36) if form == "PNG without" else (36, 24))
+    monkeypatch.setattr(decode, "BOMB_PIXELS", 100)
+    monkeypatch.setattr(decode, "BOMB_RATIO", 0.01)
+    assert upright_size(raw) == (0, 0)
 
 
 def test_content_hash_tells_arrays_apart():

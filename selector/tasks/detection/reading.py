@@ -12,7 +12,7 @@ import xxhash
 from selector.core.contracts import noun_of
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.table import Table
-from selector.tasks._image_files import upright_size
+from selector.modalities.image import upright_size
 from selector.tasks._read_labels import first_of
 
 FORMATS = ("xywh", "xyxy", "cxcywh", "cxcywhn")

@@ -15,8 +15,7 @@ from PIL import Image
 
 from selector.core.errors import SelectorError
 from selector.core.prediction import Prediction, Predictions
-from selector.modalities.image import read_image, read_image_file
-from selector.tasks._image_files import upright_size
+from selector.modalities.image import read_image, read_image_file, upright_size
 from selector.tasks.segmentation.reading import voc_palette
 
 if TYPE_CHECKING:
