@@ -16,7 +16,7 @@ from selector.core.table import Table
 from selector.core.units import words as split_words
 from selector.data._boxes import BoxCells, boxes_of_rows, is_boxes, row_columns
 from selector.data._items import ListItems, is_picture
-from selector.data._sentences import tagged_words, words_table
+from selector.data._sentences import words_table
 from selector.data.reader import SPLIT_NAMES, Options, find_column, wanted_labels
 from selector.modalities.image import is_image_name
 from selector.modalities.text import text_hash
@@ -257,9 +257,8 @@ def _of_words(found: Columns, options: Options) -> Table:
     splits = _splits(
         found, [name for name in known if name not in (words, label)], [f"{where}: {name}" for name in found.names]
     )
-    tagged = tagged_words(where, found.names, found.columns[words], found.columns[label])
     return words_table(
-        found.name, where, tagged, found.names, options,
+        found.name, where, found.names, found.columns[words], found.columns[label], options,
         splits=splits, class_names=found.class_names(label), origin=found.origin,
     )  # fmt: skip
 
