@@ -25,11 +25,10 @@ from selector.tasks._read_labels import (
     is_gap,
     kind_of,
     labels_of,
-    plain,
     position,
     rows_of_numbers,
 )
-from selector.tasks._read_regression import are_binary
+from selector.tasks._read_regression import are_binary, binary, number_columns
 from selector.tasks.classification import missing_label
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class MultilabelReading:
         """
         columns, notes = table.roles["label"], list[str]()
         if len(columns) > 1:
-            matrix, names = _of_columns(table)
+            matrix, names = number_columns(table, "0 or 1", binary), tuple(columns)
         else:
             matrix, names = self._of_one(table, notes)
         check_names(table.where, names, lambda code: table.names[int(np.flatnonzero(matrix[:, code] == 1)[0])])
@@ -193,22 +192,6 @@ def _of_rows(array: np.ndarray, table: Table) -> tuple[np.ndarray, tuple[str, ..
         )
     fixed = declared_names(table, table.roles["label"][0])
     return values, tuple(fixed or (str(i) for i in range(array.shape[1])))
-
-
-def _of_columns(table: Table) -> tuple[np.ndarray, tuple[str, ...]]:
-    columns = table.roles["label"]
-    words = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0}
-    values = np.empty((len(table), len(columns)))
-    for place, column in enumerate(columns):
-        for row, cell in enumerate(plain(table.columns[column])):
-            value = np.nan if is_gap(cell) else words.get(str(cell).strip().lower())
-            if value is None:
-                raise TargetError(
-                    f"{table.where}: {table.names[row]}: column '{column}' holds {str(cell)[:40]!r}; expected 0 or 1, or "
-                    "nothing where it is unknown."
-                )
-            values[row, place] = value
-    return values, tuple(columns)
 
 
 def _of_lists(
