@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -56,7 +55,8 @@ def points_of(mask: np.ndarray, count: int, ignore: int, content: str, seed: int
         content: hash of the image.
     Cost: a random number a pixel.
     """
-    keys = _keys(content, mask.shape[0], mask.shape[1], seed)
+    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(f"{content} points {seed}".encode()))
+    keys = rng.random(mask.size, dtype=np.float32)
     flat = mask.ravel()
     known = np.flatnonzero(flat != ignore)
     classes, inverse, sizes = np.unique(flat[known], return_inverse=True, return_counts=True)
@@ -75,12 +75,6 @@ def relative(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Middles of pixels (R, 2) as x, y in 0..1, float32."""
     height, width = size
     return np.stack([(points[:, 1] + 0.5) / width, (points[:, 0] + 0.5) / height], 1).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=4)
-def _keys(content: str, height: int, width: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(f"{content} points {seed}".encode()))
-    return rng.random(height * width, dtype=np.float32)
 
 
 METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
