@@ -14,7 +14,7 @@ from selector.core.contracts import Items, RawText
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.table import Table
 from selector.core.units import words as split_words
-from selector.data._boxes import BoxCells, boxes_of_rows, is_boxes, row_columns
+from selector.data._boxes import box_cells, boxes_of_rows, is_boxes, row_columns
 from selector.data._items import ListItems, is_picture
 from selector.data._sentences import words_table
 from selector.data.reader import SPLIT_NAMES, Options, find_column, wanted_labels
@@ -289,7 +289,7 @@ def _of_pictures(found: Columns, options: Options) -> Table:
                 if columns[name] is None:
                     columns[name], facts["mask_names"], _ = found.pictures_of(name, None)
             elif role == "boxes":
-                columns[name] = BoxCells(found.columns[name], found.names, where)
+                columns[name] = box_cells(found.columns[name], found.names, where)
             else:
                 columns[name] = found.columns[name]
             if role != "label" and (declared := found.class_names(name)):

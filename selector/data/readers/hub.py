@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,19 @@ from selector.core.contracts import Items, RawImage
 from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._boxes import is_boxes
-from selector.data._items import SubsetItems
+from selector.data._items import MappedItems, SubsetItems
 from selector.data._tabular import shape_of
 from selector.data.columns import MASK_COLUMNS, Columns, LazyColumns, reads_text, table_of
 from selector.data.reader import Options, reader
 from selector.modalities.image import content_hash, read_image_file
 
 
-class HuggingFaceItems:
-    """Encoded images of a column, read when asked for."""
-
-    def __init__(self, dataset: Any, column: str) -> None:
-        self._dataset, self._column = dataset, column
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int, /) -> RawImage:
-        cell = self._dataset[index][self._column]
-        if cell is None:
-            return b""
-        if cell.get("bytes") is not None:
-            return bytes(cell["bytes"])
-        return read_image_file(cell["path"])
+def _encoded(column: str, row: Mapping[str, Any]) -> RawImage:
+    """The encoded image of a row."""
+    cell = row[column]
+    if cell is None:
+        return b""
+    return bytes(cell["bytes"]) if cell.get("bytes") is not None else read_image_file(cell["path"])
 
 
 def _accepts(x: object, options: Options) -> bool:
@@ -65,7 +56,8 @@ def _read(x: Any, options: Options) -> Table:
                 f"{where}: column '{column}' is a {typed[column]}; expected a datasets.Image "
                 f"(dataset.cast_column('{column}', datasets.Image()))."
             )
-        items: Items = HuggingFaceItems(x.cast_column(column, datasets.Image(decode=False)), column)
+        encoded = x.cast_column(column, datasets.Image(decode=False))
+        items: Items = MappedItems(encoded, partial(_encoded, column))
         if rows is not None:
             items = SubsetItems(items, np.array(list(rows)))
         shown = names if rows is None else [names[row] for row in rows]
