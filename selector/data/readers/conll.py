@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.table import Table
-from selector.data._files import conll_files, holds_conll, holds_parquet, split_of
+from selector.data._files import conll_files, files_of, holds_conll, split_of
 from selector.data._sentences import words_table
 from selector.data._text_rows import read_utf8
 from selector.data.reader import Options, reader
@@ -39,7 +39,7 @@ def _accepts(x: object, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
     path = Path(x)
-    return (holds_conll(path) and not holds_parquet(path)) if path.is_dir() else bool(conll_files(path))
+    return (holds_conll(path) and not files_of(path)) if path.is_dir() else bool(conll_files(path))
 
 
 @reader(
