@@ -48,6 +48,7 @@ __all__ = [
     "check_image_file",
     "check_pixels",
     "content_hash",
+    "data_uri",
     "decode_rgb",
     "image_size",
     "max_pixels",
@@ -270,9 +271,14 @@ def thumbnail(raw: RawImage, side: int = 112) -> str:
     """
     image = Image.fromarray(decode_rgb(raw))
     image.thumbnail((side, side))
+    return data_uri(image, quality=75)
+
+
+def data_uri(image: Image.Image, form: str = "JPEG", **options: int) -> str:
+    """An image as a ``data:`` URI; ``options`` of the format."""
     content = io.BytesIO()
-    image.save(content, "JPEG", quality=75)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    image.save(content, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def image_size(raw: bytes) -> tuple[int, int]:
