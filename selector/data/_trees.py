@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TypeGuard
 
@@ -26,9 +26,15 @@ def is_folder(x: object) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(x, str | os.PathLike) and Path(x).is_dir()
 
 
-def listed(root: Path, keep: Callable[[str], bool]) -> list[Entry]:
-    """Files below a folder, sorted: path with / relative to it, and status; hidden ones are left out."""
-    return sorted(walk_files(str(root), keep), key=lambda entry: entry[0])
+def listed(root: Path, keep: Callable[[str], bool], below: str = "") -> list[Entry]:
+    """Files below a folder, or below one in it, sorted: path with / relative to it, and status; hidden ones are left out."""
+    before = f"{below}/" if below else ""
+    return sorted((before + path, status) for path, status in walk_files(str(root / below), keep))
+
+
+def without_suffix(path: str) -> str:
+    """A path up to the suffix, by which an image and the file that annotates it are paired."""
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def holds(root: Path, keep: Callable[[str], bool], depth: int = 3) -> Path | None:
