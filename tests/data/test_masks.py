@@ -16,6 +16,7 @@ from PIL import Image
 from selector.core.errors import TargetError
 from selector.data import load_origin, load_target, subsample, without
 from selector.tasks.segmentation.reading import voc_palette
+from tests.support.tables import Pairs, declared
 
 NAMES = ["sky", "road", "car"]
 COLORS = [(0, 0, 0), (128, 64, 0), (0, 0, 142), (224, 224, 192)]  # the last one is void
@@ -217,8 +218,7 @@ def test_csv_parquet_datasets_and_arrays_equal_the_folder(tmp_path: Path) -> Non
 
     columns = {"image": [encoded(picture(i)) for i in range(COUNT)], "label": [encoded(mask(i)) for i in range(COUNT)]}
     features = {"image": {"_type": "Image"}, "label": {"_type": "Image"}, "classes": NAMES, "ignore_index": 255}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(declared(pa.table(columns), **features), tmp_path / "a.parquet")
     parquet = load_target(tmp_path / "a.parquet")
     assert parquet.fingerprint == folder.fingerprint
     assert load_origin(parquet.origin).fingerprint == folder.fingerprint
@@ -236,21 +236,10 @@ def test_csv_parquet_datasets_and_arrays_equal_the_folder(tmp_path: Path) -> Non
         (pictures, [Image.fromarray(m) for m in masks]),
         [{"image": p, "mask": m} for p, m in zip(pictures, masks, strict=True)],
         (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))),
-        Pairs(pictures, masks),
+        Pairs([{"image": p, "mask": torch.from_numpy(m)} for p, m in zip(pictures, masks, strict=True)]),
     ]
     for given in in_memory:
         same(load_target(given, class_names=NAMES))
-
-
-class Pairs(torch.utils.data.Dataset[Any]):
-    def __init__(self, pictures: list[np.ndarray], masks: list[np.ndarray]) -> None:
-        self.pictures, self.masks = pictures, masks
-
-    def __len__(self) -> int:
-        return len(self.masks)
-
-    def __getitem__(self, index: int) -> Any:
-        return {"image": self.pictures[index], "mask": torch.from_numpy(self.masks[index])}
 
 
 def test_masks_are_decoded_when_asked_for_and_follow_subsets(tmp_path: Path) -> None:

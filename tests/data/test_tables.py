@@ -1,7 +1,6 @@
 """Parquet files, CSV manifests and Hugging Face datasets."""
 
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from selector.core.errors import TargetError
 from selector.data import load_origin, load_target
 from selector.modalities.image import content_hash, decode_rgb
 from tests.conftest import draw, image_folder
+from tests.support.tables import class_label, declared
 
 NAMES = ["across", "leaning", "upright"]
 
@@ -31,11 +31,7 @@ def table(numbers: range, names: list[str] | None = NAMES, **columns: Any) -> pa
     images = [{"bytes": encoded(i % 3, i), "path": f"{i}.png"} for i in numbers]
     data = {"image": pa.array(images), "label": pa.array([i % 3 for i in numbers], pa.int64()), **columns}
     made = pa.table(data)
-    if names is not None:
-        label = {"names": names, "_type": "ClassLabel"}
-        described = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-        made = made.replace_schema_metadata({"huggingface": json.dumps(described)})
-    return made
+    return made if names is None else declared(made, image={"_type": "Image"}, label=class_label(names))
 
 
 @pytest.fixture
