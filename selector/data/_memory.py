@@ -115,7 +115,9 @@ def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Op
     count = len(next(iter(columns.values()), ()))
     names = [f"{name} {index}" for index in range(count)]
 
-    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+    def pictures_of(
+        column: str, rows: Sequence[int] | None = None, *, masks: bool = False
+    ) -> tuple[Items, Sequence[str], list[str]]:
         cells = columns[column]
         if any(isinstance(cell, str | os.PathLike) for cell in cells):
             return path_pictures(cells, rows, [f"{where}: {said}" for said in names], None, Path.cwd(), options)

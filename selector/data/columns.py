@@ -71,7 +71,8 @@ class Columns:
         class_names: that are declared for a column.
         written: labels are words of a file, of which whole numbers are made.
         origin: what reads it again.
-        pictures_of: items, names and hashes of a column of images, or of paths of images.
+        pictures_of: items, names and hashes of a column of images, or of paths of images; of all rows when none are
+            given. Hashes may be empty for masks, which the task hashes when it decodes them.
         picture_columns, picture_role: usual names of that column, and what a message calls it.
         label_columns: usual names of labels of images.
         masks_of: a column of masks that lie in memory, where it holds some.
@@ -86,7 +87,7 @@ class Columns:
     name: str
     columns: Mapping[str, Sequence[Any]]
     names: Sequence[str]
-    pictures_of: Callable[[str, Sequence[int] | None], tuple[Items, Sequence[str], list[str]]]
+    pictures_of: Callable[..., tuple[Items, Sequence[str], list[str]]]  # (column, rows=None, *, masks=False)
     places: Sequence[str] | None = None
     splits: Sequence[str] | None = None
     types: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -279,7 +280,7 @@ def _of_pictures(found: Columns, options: Options) -> Table:
     roles = roles_of(found, options, picture, pictures, boxes)
     chosen = [name for columns in roles.values() for name in columns]
     found.require([picture, *chosen])
-    items, names, hashes = found.pictures_of(picture, None)
+    items, names, hashes = found.pictures_of(picture)
     columns: dict[str, object] = {}
     facts = dict(found.facts)
     for role, chosen_here in roles.items():
@@ -287,7 +288,7 @@ def _of_pictures(found: Columns, options: Options) -> Table:
             if role == "mask":
                 columns[name] = found.masks_of(name) if found.masks_of is not None else None
                 if columns[name] is None:
-                    columns[name], facts["mask_names"], _ = found.pictures_of(name, None)
+                    columns[name], facts["mask_names"], _ = found.pictures_of(name, masks=True)
             elif role == "boxes":
                 columns[name] = box_cells(found.columns[name], found.names, where)
             else:

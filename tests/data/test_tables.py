@@ -204,6 +204,18 @@ def test_manifest_that_is_not_text(tmp_path):
             load_target(tmp_path / "x.csv")
 
 
+def test_images_in_a_column_that_is_called_like_masks_are_told_apart(tmp_path):
+    """Their hashes were left to a task that decodes masks: all of them were one image."""
+    datasets = pytest.importorskip("datasets")
+    made = table(range(12), names=None).rename_columns(["mask", "kind"])
+    pq.write_table(made, tmp_path / "x.parquet")
+    features = datasets.Features({"mask": datasets.Image(), "kind": datasets.Value("int64")})
+    hub = datasets.Dataset.from_dict(made.to_pydict(), features=features)
+    for data in (tmp_path / "x.parquet", hub):
+        target = load_target(data, image_column="mask", label_column="kind")
+        assert list(target.hashes) == [content_hash(encoded(i % 3, i)) for i in range(12)]
+
+
 def test_hugging_face_equals_parquet(parquet_folder, tmp_path):
     datasets = pytest.importorskip("datasets")
     files = {split: str(parquet_folder / f"{split}.parquet") for split in ("train", "test")}

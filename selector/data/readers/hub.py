@@ -14,7 +14,7 @@ from selector.core.table import Table
 from selector.data._boxes import is_boxes
 from selector.data._items import MappedItems, SubsetItems
 from selector.data._tabular import shape_of
-from selector.data.columns import MASK_COLUMNS, Columns, LazyColumns, reads_text, table_of
+from selector.data.columns import Columns, LazyColumns, reads_text, table_of
 from selector.data.reader import Options, reader
 from selector.modalities.image import content_hash, read_image_file
 
@@ -48,7 +48,9 @@ def _read(x: Any, options: Options) -> Table:
             return [row[name] for row in x]
         return list(x[name])
 
-    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+    def pictures_of(
+        column: str, rows: Sequence[int] | None = None, *, masks: bool = False
+    ) -> tuple[Items, Sequence[str], list[str]]:
         import datasets
 
         if typed[column] != "Image":
@@ -61,8 +63,8 @@ def _read(x: Any, options: Options) -> Table:
         if rows is not None:
             items = SubsetItems(items, np.array(list(rows)))
         shown = names if rows is None else [names[row] for row in rows]
-        if column in MASK_COLUMNS:  # hashed by the task that decodes them
-            return items, shown, [""] * len(shown)
+        if masks:
+            return items, shown, []
         try:
             return items, shown, [content_hash(items[index]) for index in range(len(items))]
         except OSError as error:

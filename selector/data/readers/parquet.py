@@ -223,16 +223,19 @@ def parquet_columns(root: Path, options: Options, *, paths: bool = False) -> Col
                 expected = ", ".join(chosen) if texts else " and ".join(f"'{name}'" for name in chosen)
                 raise other_columns(path, other, [expected], files[0])
 
-    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+    def pictures_of(
+        column: str, rows: Sequence[int] | None = None, *, masks: bool = False
+    ) -> tuple[Items, Sequence[str], list[str]]:
         if paths and _is_string(schema.field(column).type):
             return path_pictures(found.columns[column], rows, found.wheres, root, folder, options)
-        names, hashes = [], []
-        with FileMemory(str(root), options.hash_mode) as memory:
-            for path, said, count in zip(files, shown, counts, strict=True):
-                names += [f"{said}:{row}" for row in range(count)]
-                # masks are hashed by the task that decodes them
-                hashes += _hashes(path, said, column, memory) if column not in MASK_COLUMNS else [""] * count
+        names = [f"{said}:{row}" for said, count in zip(shown, counts, strict=True) for row in range(count)]
         items: Items = ParquetItems(files, column)
+        if masks:
+            return items, names, []
+        hashes = []
+        with FileMemory(str(root), options.hash_mode) as memory:
+            for path, said in zip(files, shown, strict=True):
+                hashes += _hashes(path, said, column, memory)
         if rows is None:
             return items, names, hashes
         chosen = list(rows)
