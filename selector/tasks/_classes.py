@@ -165,14 +165,6 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def check_classes(target: Target) -> None:
-    """Raises TargetError: the training rows are all of one class."""
-    if len(np.unique(target.labels_of(target.indices("train")))) < 2:
-        raise TargetError(
-            f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
-        )
-
-
 def absent_classes(target: Target, told: Sequence[str] = ()) -> list[str]:
     """A sentence per split that lacks classes; ``told``: those that another note names."""
     found = []
@@ -195,7 +187,10 @@ class ClassTask(LinearTask):
     def check(self, target: Target) -> None:
         """Also: at least two classes in train."""
         super().check(target)
-        check_classes(target)
+        if len(np.unique(target.labels_of(target.indices("train")))) < 2:
+            raise TargetError(
+                f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
+            )
 
     def calibrate(self, stats: Stats) -> dict[str, Any]:
         """The temperature that minimizes the log-loss."""

@@ -25,6 +25,7 @@ from selector.tasks._read_labels import (
     is_gap,
     kind_of,
     labels_of,
+    numbered,
     position,
     rows_of_numbers,
 )
@@ -214,23 +215,14 @@ def _of_lists(
             check_length(cell, where, name)
         rows.append([position(c, fixed, where, name) for c in cells] if fixed is not None else cells)
     used = {cell for row in rows for cell in row}
-    if fixed is not None:
-        known: list[Any] = sorted(used)
-        names = tuple(fixed[i] for i in known)
-        if len(known) < len(fixed):
-            notes.append(
-                f"{len(fixed) - len(known)} of {len(fixed)} labels have no {noun_of(table.modality)} and were left out"
-            )
-    else:
-        known = sorted(used, key=lambda v: (isinstance(v, str), v))
-        names = tuple(str(value) for value in known)
-    if len(known) < 2:
+    number, names, left_out = numbered(used, fixed, f"labels have no {noun_of(table.modality)}")
+    notes += left_out
+    if len(names) < 2:
         found = f"'{names[0]}'" if names else "none"
         raise TargetError(f"{where}: found one label only ({found}); expected several, an item may have any of them.")
-    lookup = {value: place for place, value in enumerate(known)}
-    matrix = np.zeros((len(rows), len(known)))
+    matrix = np.zeros((len(rows), len(names)))
     for row, cells in enumerate(rows):
-        matrix[row, [lookup[cell] for cell in cells]] = 1
+        matrix[row, [number[cell] for cell in cells]] = 1
     return matrix, names
 
 
