@@ -126,6 +126,18 @@ def test_colors_with_a_table(tmp_path: Path, file: str, content: str) -> None:
     same(load_target(root))
 
 
+def test_colors_of_a_palette_and_gray_ones_are_those_of_the_table(tmp_path: Path) -> None:
+    """The masks of training held none of their classes, though all of their pixels were counted."""
+    table = [(0, 0, 0), (128, 128, 128), (90, 90, 90), (224, 224, 192)]
+    (tmp_path / "classes.json").write_text(json.dumps(dict(zip([*NAMES, "void"], table, strict=True))))
+    pairs(tmp_path, convert=lambda m: palette(np.where(m == 255, 3, m).astype(np.uint8), table))
+    same(load_target(tmp_path))
+    pairs(tmp_path, convert=lambda m: np.array(table, np.uint8)[np.where(m == 255, 0, m)])  # all of them are gray
+    target = load_target(tmp_path)
+    assert target.annotations is not None
+    assert np.array_equal(target.annotations[0], np.where(mask(0) == 255, 0, mask(0)))
+
+
 def palette(m: np.ndarray, colors: list[tuple[int, int, int]]) -> Image.Image:
     image = Image.fromarray(m)
     image.putpalette(bytes(np.array(colors, np.uint8).ravel()))
