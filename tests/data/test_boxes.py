@@ -1,6 +1,7 @@
 """Boxes: every format gives the same corners, and what is wrong is told with file and line."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,13 @@ def pictures(folder: Path, suffix: str = ".png") -> Path:
     return folder
 
 
-def same(target: Any, tolerance: float = 0) -> None:
-    """The boxes are those that were written."""
+def same(target: Any, tolerance: float = 0, numbers: Sequence[int] | None = None) -> None:
+    """The boxes are those that were written: of the numbers in the names of the images, or of these."""
     assert target.task == "detection"
     assert target.class_names == tuple(NAMES)
     for i, name in enumerate(target.names):
-        number = int("".join(c for c in name.rpartition("/")[2].partition(".")[0] if c.isdigit()))
+        named = int("".join(c for c in name.rpartition("/")[2].partition(".")[0] if c.isdigit()))
+        number = named if numbers is None else numbers[i]
         corners, labels = boxes(number)
         found = target.annotations[i]
         assert np.allclose(found.xyxy, np.reshape(corners, (-1, 4)), atol=tolerance)
@@ -345,6 +347,8 @@ def test_parquet_datasets_and_lists_equal_coco(tmp_path: Path) -> None:
         features = datasets.Features({"image": datasets.Image(), "objects": kind})
         hub = datasets.Dataset.from_dict({"image": images, "objects": column}, features=features)
         assert load_target(hub).fingerprint == expected.fingerprint
+        order = [4, *range(4), *range(5, COUNT)]  # the first image has no boxes
+        same(load_target(hub.select(order)), numbers=order)
 
     arrays = [pixels(i) for i in range(COUNT)]
     beside = [{"boxes": b, "labels": k} for b, k in zip(corners, labels, strict=True)]

@@ -79,13 +79,19 @@ def _read(x: Any, options: Options) -> Table:
         types={
             "ClassLabel": [name for name, kind in typed.items() if kind == "ClassLabel"],
             "Image": pictures,
-            "Boxes": [name for name in typed if is_boxes(first.get(name))],
+            "Boxes": [name for name, feature in x.features.items() if _holds_boxes(feature)],
         },
         class_names=lambda column: _class_names(x.features[column]),
         split_column=texts,
         **shape_of(first),
     )
     return table_of(found, options)
+
+
+def _holds_boxes(feature: Any) -> bool:
+    """Whether cells are a mapping, or a list of mappings, with fields for boxes and classes."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return isinstance(inner, dict) and is_boxes(dict.fromkeys(inner, 0))
 
 
 def _class_names(feature: Any) -> list[str] | None:
