@@ -360,6 +360,9 @@ def test_parquet_datasets_and_lists_equal_coco(tmp_path: Path) -> None:
     trained = Pairs(list(zip(map(Image.fromarray, arrays), tensors, strict=True)))  # as torchvision's detectors are
     for given in ((arrays, beside), (arrays, objects), samples, trained):
         same(load_target(given, class_names=NAMES))
+    order = [4, *range(4), *range(5, COUNT)]
+    first_none = Pairs([(arrays[i], beside[i] if beside[i]["labels"] else None) for i in order])
+    same(load_target(first_none, class_names=NAMES), numbers=order)
 
 
 def test_splits_keep_what_pictures_contain() -> None:

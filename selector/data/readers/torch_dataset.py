@@ -91,9 +91,10 @@ def _read(x: Any, options: Options) -> Table:
         raise TargetError(
             f"{where}: item 0 differs each time it is read; leave random augmentation out of the dataset."
         )
-    boxes = bool(labels) and not masks and all(label is None or is_boxes(label) for label in labels)
+    first = next((label for label in labels if label is not None), None)
+    boxes = not masks and is_boxes(first) and all(label is None or is_boxes(label) for label in labels)
     names = [f"item {index}" for index in range(len(hashes))]
-    schema = {"box_format": "xyxy" if "boxes" in (labels[0] or {}) else "xywh"} if boxes else {}
+    schema = {"box_format": "xyxy" if "boxes" in first else "xywh"} if boxes else {}
     return annotated(
         Table(where, options.name or where.lower(), "image", MappedItems(pairs, itemgetter(0)), names, hashes),
         MappedItems(pairs, _mask) if masks else box_cells(labels, names, where) if boxes else labels,
