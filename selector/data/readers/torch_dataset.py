@@ -91,7 +91,7 @@ def _read(x: Any, options: Options) -> Table:
         raise TargetError(
             f"{where}: item 0 differs each time it is read; leave random augmentation out of the dataset."
         )
-    first = next((label for label in labels if label is not None), None)
+    first: Any = next((label for label in labels if label is not None), None)
     boxes = not masks and is_boxes(first) and all(label is None or is_boxes(label) for label in labels)
     names = [f"item {index}" for index in range(len(hashes))]
     schema = {"box_format": "xyxy" if "boxes" in first else "xywh"} if boxes else {}

@@ -195,7 +195,8 @@ def _codes(values: np.ndarray, palette: Sequence[tuple[int, int, int]] | None, *
     if in_colors and palette is None:  # black and other grays of a mask in colors
         return values.astype(np.int64) * 0x010101
     if in_colors:
-        return packed(np.array(palette, np.int64).reshape(-1, 3))[np.minimum(values, len(palette or ()) - 1)]
+        colors = packed(np.array(palette, np.int64).reshape(-1, 3))
+        values = colors[np.minimum(values, len(colors) - 1)]
     return values
 
 
