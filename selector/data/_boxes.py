@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selector.core.errors import TargetError
+from selector.data._items import MappedItems
 
 _BOX_KEYS = ("bbox", "boxes", "box", "bboxes")
 _CLASS_KEYS = ("category", "categories", "label", "labels", "class", "classes", "category_id", "name", "names")
@@ -89,14 +90,6 @@ def _key(cell: Mapping[str, object], usual: Sequence[str]) -> str | None:
     return next((key for key in usual if key in cell), None)
 
 
-class BoxCells:
+def box_cells(cells: Sequence[object], names: Sequence[str], where: str) -> MappedItems:
     """A column of cells that hold boxes, as the task reads them."""
-
-    def __init__(self, cells: Sequence[object], names: Sequence[str], where: str) -> None:
-        self._cells, self._names, self._where = cells, names, where
-
-    def __len__(self) -> int:
-        return len(self._cells)
-
-    def __getitem__(self, index: int, /) -> dict[str, Any] | None:
-        return boxes_of(self._cells[index], f"{self._where}: {self._names[index]}")
+    return MappedItems(range(len(cells)), lambda row: boxes_of(cells[row], f"{where}: {names[row]}"))

@@ -13,22 +13,12 @@ CONLL = (".conll", ".conllu", ".conllup", ".conll03", ".iob", ".iob2", ".bio", "
 
 
 def files_of(path: Path) -> list[Path]:
-    """The parquet files that a path stands for: itself, or those of a folder; empty when there are none."""
-    if path.is_dir():
-        return parquet_files(path)
-    return [path] if path.suffix == ".parquet" and path.is_file() else []
-
-
-def holds_parquet(folder: Path) -> bool:
-    """Whether a folder is a dataset in parquet files: directly in it, or in its ``data`` folder."""
-    return bool(parquet_files(folder))
-
-
-def parquet_files(folder: Path) -> list[Path]:
-    """The parquet files of a dataset: directly in a folder, or in its ``data`` folder."""
+    """The parquet files that a path stands for: itself, or those in a folder or in its ``data`` folder."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() == ".parquet" and path.is_file() else []
     try:
-        for place in (folder, folder / "data"):
-            found = sorted(path for path in place.glob("*.parquet") if not path.name.startswith("."))
+        for place in (path, path / "data"):
+            found = sorted(p for p in place.glob("*.parquet") if not p.name.startswith("."))
             if found:
                 return found
     except OSError:
@@ -64,7 +54,7 @@ def table_files(path: Path) -> list[Path]:
     found = _by_split(path, TABLES)
     if not path.is_dir() or not found:
         return found
-    if holds_parquet(path) or holds_conll(path) or all(split_of(p) != "train" for p in found):
+    if files_of(path) or holds_conll(path) or all(split_of(p) != "train" for p in found):
         return []
     return [] if _has_folders(path) else found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,19 @@ class SubsetItems:
         return self.items[int(self.indices[index])]
 
 
+class MappedItems:
+    """What a function makes of other items, when they are asked for."""
+
+    def __init__(self, items: Any, make: Callable[[Any], Any]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int, /) -> Any:
+        return self._make(self._items[index])
+
+
 class ConcatItems:
     """Several sequences of items, one after another."""
 
@@ -74,6 +87,11 @@ class ConcatItems:
 def is_tensor(x: object) -> bool:
     """Whether this is a torch tensor; by name, which costs no import."""
     return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach")
+
+
+def plain_mask(mask: Any) -> Any:
+    """A mask in memory as tasks read it: an array, or the image that it is."""
+    return mask.detach().cpu().numpy() if is_tensor(mask) else mask
 
 
 def is_picture(x: Any) -> bool:

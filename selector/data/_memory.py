@@ -12,8 +12,8 @@ from PIL import Image
 
 from selector.core.contracts import Items
 from selector.core.errors import TargetError
-from selector.data._boxes import BoxCells, is_boxes
-from selector.data._items import ListItems, is_tensor
+from selector.data._boxes import box_cells, is_boxes
+from selector.data._items import ListItems, MappedItems, is_tensor, plain_mask
 from selector.data._tabular import path_pictures, shape_of
 from selector.data.columns import IMAGE_COLUMNS, PATH_COLUMNS, Columns
 from selector.data.reader import Options, refuse_masked
@@ -93,11 +93,11 @@ def annotation_of(labels: Any, where: str) -> tuple[str, Any, dict[str, Any]]:
     rows = rows_of(labels)
     stacked = (isinstance(labels, np.ndarray) or is_tensor(labels)) and labels.ndim == 3
     if stacked or (rows and all(is_mask(row) for row in rows)):
-        return "mask", Masks(labels if stacked else rows), {}
+        return "mask", MappedItems(labels if stacked else rows, plain_mask), {}
     if rows and any(is_boxes(row) for row in rows) and all(row is None or isinstance(row, Mapping) for row in rows):
         first = next(row for row in rows if is_boxes(row))
         kind = "xyxy" if "boxes" in first else "xywh"  # as torchvision and as COCO write them
-        return "boxes", BoxCells(rows, [f"row {row}" for row in range(len(rows))], where), {"box_format": kind}
+        return "boxes", box_cells(rows, [f"row {row}" for row in range(len(rows))], where), {"box_format": kind}
     if rows and all(is_image_name(row) for row in rows):
         return "mask", ListItems([_of_file(row, where) if Path(row).is_file() else b"" for row in rows]), {
             "mask_names": [os.fspath(row) for row in rows]
@@ -110,26 +110,14 @@ def is_mask(row: Any) -> bool:
     return isinstance(row, Image.Image) or ((isinstance(row, np.ndarray) or is_tensor(row)) and row.ndim == 2)
 
 
-class Masks:
-    """Masks in memory: arrays, tensors or Pillow images."""
-
-    def __init__(self, rows: Any) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int, /) -> Any:
-        row = self._rows[index]
-        return row.detach().cpu().numpy() if is_tensor(row) else row
-
-
 def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Options, name: str) -> Columns:
     """Columns in memory, of which one may hold images or their paths (relative to the working directory)."""
     count = len(next(iter(columns.values()), ()))
     names = [f"{name} {index}" for index in range(count)]
 
-    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+    def pictures_of(
+        column: str, rows: Sequence[int] | None = None, *, masks: bool = False
+    ) -> tuple[Items, Sequence[str], list[str]]:
         cells = columns[column]
         if any(isinstance(cell, str | os.PathLike) for cell in cells):
             return path_pictures(cells, rows, [f"{where}: {said}" for said in names], None, Path.cwd(), options)
@@ -137,8 +125,8 @@ def memory_columns(where: str, columns: Mapping[str, Sequence[Any]], options: Op
         images = [raw_image(cells[row], f"{where}: {names[row]}") for row in chosen]
         return ListItems(images), [names[row] for row in chosen], [content_hash(image) for image in images]
 
-    def masks_of(column: str) -> Masks | None:
-        return Masks(columns[column]) if all(is_mask(cell) for cell in columns[column]) else None
+    def masks_of(column: str) -> MappedItems | None:
+        return MappedItems(columns[column], plain_mask) if all(is_mask(cell) for cell in columns[column]) else None
 
     first = {column: next((cell for cell in cells if cell is not None), None) for column, cells in columns.items()}
     return Columns(

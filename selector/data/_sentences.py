@@ -15,10 +15,19 @@ from selector.data.reader import Options
 from selector.modalities.text import text_hash
 
 
-def tagged_words(
-    where: str, names: Sequence[str], words: Sequence[object], labels: Sequence[object]
-) -> tuple[list[Words], list[Sequence[object]]]:
-    """Sentences and the labels of their words, checked: each has words, and a label per word.
+def words_table(
+    name: str,
+    where: str,
+    names: Sequence[str],
+    words: Sequence[object],
+    labels: Sequence[object],
+    options: Options,
+    *,
+    splits: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    origin: dict[str, Any] | None = None,
+) -> Table:
+    """The table of sentences and the labels of their words, checked: each has words, and a label per word.
 
     Args:
         names: a readable name per sentence.
@@ -46,22 +55,6 @@ def tagged_words(
             raise TargetError(f"{where}: {said} has {len(own)} words but {len(tags)} labels; give one label per word.")
         items.append(Words(own))
         lists.append(tags)
-    return items, lists
-
-
-def words_table(
-    name: str,
-    where: str,
-    tagged: tuple[list[Words], list[Sequence[Any]]],
-    names: Sequence[str],
-    options: Options,
-    *,
-    splits: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    origin: dict[str, Any] | None = None,
-) -> Table:
-    """The table of sentences and the labels of their words."""
-    items, lists = tagged
     return Table(
         where=where,
         name=options.name or name,

@@ -54,7 +54,9 @@ def of_files(
     folder = root if root.is_dir() else root.parent
     places = [f"{path}:{line}" for path, (_, lines) in zip(files, parts, strict=True) for line in lines]
 
-    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+    def pictures_of(
+        column: str, rows: Sequence[int] | None = None, *, masks: bool = False
+    ) -> tuple[Items, Sequence[str], list[str]]:
         return path_pictures(joined[column], rows, places, root, folder, options)
 
     return Columns(

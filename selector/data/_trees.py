@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TypeGuard
 
 from selector.core.errors import TargetError
@@ -25,9 +26,15 @@ def is_folder(x: object) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(x, str | os.PathLike) and Path(x).is_dir()
 
 
-def listed(root: Path, keep: Callable[[str], bool]) -> list[Entry]:
-    """Files below a folder, sorted: path with / relative to it, and status; hidden ones are left out."""
-    return sorted(walk_files(str(root), keep), key=lambda entry: entry[0])
+def listed(root: Path, keep: Callable[[str], bool], below: str = "") -> list[Entry]:
+    """Files below a folder, or below one in it, sorted: path with / relative to it, and status; hidden ones are left out."""
+    before = f"{below}/" if below else ""
+    return sorted((before + path, status) for path, status in walk_files(str(root / below), keep))
+
+
+def without_suffix(path: str) -> str:
+    """A path up to the suffix, by which an image and the file that annotates it are paired."""
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def holds(root: Path, keep: Callable[[str], bool], depth: int = 3) -> Path | None:
@@ -80,28 +87,30 @@ def picture_table(
     role: str,
     column: object,
     *,
-    schema: Mapping[str, object],
+    schema: Mapping[str, object] = MappingProxyType({}),
     splits: Sequence[str] = (),
     notes: Sequence[str] = (),
+    folder: Path | None = None,
     path: Path | None = None,
 ) -> Table:
-    """The table of a folder of images with one annotation each.
+    """The table of images with one annotation each.
 
     Args:
         entries: the images; ``column`` their annotations, an entry per image.
         role: of the column, which is its name as well.
         schema: what the input says of the annotation; what the caller says of it (``options``) comes before that.
         splits: of each image; empty where no folder and no file says one.
-        path: what reads it again, where that is not the folder.
+        folder: that the images are named relative to, where that is not the root.
+        path: what reads it again, where that is not the root.
     """
-    names = [name for name, _ in entries]
+    names, where = [name for name, _ in entries], str(folder or root)
     return Table(
         where=str(root),
-        name=options.name or root.name,
+        name=options.name or (root.name if root.is_dir() else root.stem),
         modality="image",
-        items=FileItems(str(root), names),
+        items=FileItems(where, names),
         names=names,
-        hashes=hash_files(str(root), names, [status for _, status in entries], options.hash_mode),
+        hashes=hash_files(str(root), names, [status for _, status in entries], options.hash_mode, folder=where),
         columns={role: column},
         roles={role: (role,)},
         schema={**schema, **options.schema()},

@@ -14,9 +14,9 @@ from selector.core.contracts import Items, RawText
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.table import Table
 from selector.core.units import words as split_words
-from selector.data._boxes import BoxCells, boxes_of_rows, is_boxes, row_columns
+from selector.data._boxes import box_cells, boxes_of_rows, is_boxes, row_columns
 from selector.data._items import ListItems, is_picture
-from selector.data._sentences import tagged_words, words_table
+from selector.data._sentences import words_table
 from selector.data.reader import SPLIT_NAMES, Options, find_column, wanted_labels
 from selector.modalities.image import is_image_name
 from selector.modalities.text import text_hash
@@ -71,7 +71,8 @@ class Columns:
         class_names: that are declared for a column.
         written: labels are words of a file, of which whole numbers are made.
         origin: what reads it again.
-        pictures_of: items, names and hashes of a column of images, or of paths of images.
+        pictures_of: items, names and hashes of a column of images, or of paths of images; of all rows when none are
+            given. Hashes may be empty for masks, which the task hashes when it decodes them.
         picture_columns, picture_role: usual names of that column, and what a message calls it.
         label_columns: usual names of labels of images.
         masks_of: a column of masks that lie in memory, where it holds some.
@@ -86,7 +87,7 @@ class Columns:
     name: str
     columns: Mapping[str, Sequence[Any]]
     names: Sequence[str]
-    pictures_of: Callable[[str, Sequence[int] | None], tuple[Items, Sequence[str], list[str]]]
+    pictures_of: Callable[..., tuple[Items, Sequence[str], list[str]]]  # (column, rows=None, *, masks=False)
     places: Sequence[str] | None = None
     splits: Sequence[str] | None = None
     types: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -257,9 +258,8 @@ def _of_words(found: Columns, options: Options) -> Table:
     splits = _splits(
         found, [name for name in known if name not in (words, label)], [f"{where}: {name}" for name in found.names]
     )
-    tagged = tagged_words(where, found.names, found.columns[words], found.columns[label])
     return words_table(
-        found.name, where, tagged, found.names, options,
+        found.name, where, found.names, found.columns[words], found.columns[label], options,
         splits=splits, class_names=found.class_names(label), origin=found.origin,
     )  # fmt: skip
 
@@ -280,7 +280,7 @@ def _of_pictures(found: Columns, options: Options) -> Table:
     roles = roles_of(found, options, picture, pictures, boxes)
     chosen = [name for columns in roles.values() for name in columns]
     found.require([picture, *chosen])
-    items, names, hashes = found.pictures_of(picture, None)
+    items, names, hashes = found.pictures_of(picture)
     columns: dict[str, object] = {}
     facts = dict(found.facts)
     for role, chosen_here in roles.items():
@@ -288,9 +288,9 @@ def _of_pictures(found: Columns, options: Options) -> Table:
             if role == "mask":
                 columns[name] = found.masks_of(name) if found.masks_of is not None else None
                 if columns[name] is None:
-                    columns[name], facts["mask_names"], _ = found.pictures_of(name, None)
+                    columns[name], facts["mask_names"], _ = found.pictures_of(name, masks=True)
             elif role == "boxes":
-                columns[name] = BoxCells(found.columns[name], found.names, where)
+                columns[name] = box_cells(found.columns[name], found.names, where)
             else:
                 columns[name] = found.columns[name]
             if role != "label" and (declared := found.class_names(name)):

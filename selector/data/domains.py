@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,28 @@ import numpy as np
 
 from selector import modalities
 from selector.core.contracts import UNLABELED, LabelKind, Target, noun_of
-from selector.core.errors import OptionError, TargetError, did_you_mean, first_line
+from selector.core.errors import OptionError, TargetError, did_you_mean
 from selector.core.held_out_labels import UNKNOWN, SealedLabels
 from selector.core.table import Table
 from selector.data._files import JSON_LINES, TABLES, files_of, table_files
-from selector.data._hashing import hash_files, walk_files
-from selector.data._items import ConcatItems, FileItems, ListItems, SubsetItems
+from selector.data._items import ConcatItems, ListItems, SubsetItems
 from selector.data._memory import rows_of
 from selector.data._tabular import of_files
 from selector.data._text_rows import csv_cells, read_objects, read_utf8
+from selector.data._trees import listed, picture_table
 from selector.data.assembly import fingerprint
-from selector.data.columns import table_of
+from selector.data.columns import Columns, LazyColumns, table_of
 from selector.data.reader import SPLIT_NAMES, Options, reader_of
-from selector.data.readers.parquet import DAMAGE, column_cells
+from selector.data.readers.parquet import parquet_columns, readable
 from selector.data.splits import draw_order
 from selector.modalities.image import is_image_name
-from selector.tasks._read_labels import declared_names, first_of, is_gap, labels_of
+from selector.tasks._read_labels import declared_names, first_of, is_gap, labels_of, position
 from selector.tasks.adaptation import DomainLabels
 
 _FOLDERS = (
     " (names of folders were taken for classes: of other folders give a list of paths, or a CSV with a column 'path')"
 )
+_NOT_LABELED = -1  # what the Hugging Face libraries write among numbers of declared classes
 MOST_SHARED = 0.5
 """Share of the target's items that the source may hold as well; beyond, they are one dataset."""
 
@@ -160,11 +161,10 @@ def _folder(root: Path, options: Options, class_names: Sequence[str]) -> Table:
     Folders of which none has the name of a class, or one like it, are of something else: of days, of cameras.
     """
     root = root.absolute()
-    found = sorted(walk_files(str(root), is_image_name))
-    relative = [path for path, _ in found]
-    if not relative:
+    found = listed(root, is_image_name)
+    if not found:
         raise TargetError(f"{root}: no images found; the target is a folder of images, with or without class folders.")
-    folders = [path.split("/")[:-1] for path in relative]
+    folders = [path.split("/")[:-1] for path, _ in found]
     inner = [parts[1:] if parts and parts[0].lower() in SPLIT_NAMES else parts for parts in folders]
     named = [parts[0] if parts else None for parts in inner]
     others = list(dict.fromkeys(name for name in named if name is not None))
@@ -176,18 +176,7 @@ def _folder(root: Path, options: Options, class_names: Sequence[str]) -> Table:
             "are read as images without labels"
         )
         named = [None] * len(named)
-    return Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality=modalities.of("image").kind,
-        items=FileItems(str(root), relative),
-        names=relative,
-        hashes=hash_files(str(root), relative, [status for _, status in found], options.hash_mode),
-        columns={"label": named},
-        roles={"label": ("label",)},
-        origin={"path": str(root)},
-        notes=notes,
-    )
+    return picture_table(root, found, options, "label", named, notes=notes)
 
 
 def _table(path: Path, options: Options) -> Table:
@@ -195,52 +184,31 @@ def _table(path: Path, options: Options) -> Table:
     path = path.absolute()
     own = replace(options, name=options.name or path.stem)
     if path.suffix.lower() == ".parquet":
-        return _parquet_table(path, own)
+        with readable(path):
+            found = parquet_columns(path, own, paths=True)
+            found.texts_only, found.values_tell = True, not found.types["Image"]
+            return _with_gaps(found, own)
     lines = path.suffix.lower() in JSON_LINES
     found = of_files(path, [path], read_objects if lines else csv_cells, own, written=False)
     found.texts_only = lines
-    if found.columns:
-        column = _label_column(found.known, own)
-        cells = found.columns.get(column, [None] * len(found.names))
-        found.columns = {**found.columns, column: [None if is_gap(cell) else cell for cell in cells]}
-        own = replace(own, label_column=column)
-    return table_of(found, own)
+    return _with_gaps(found, own)
 
 
-def _parquet_table(path: Path, options: Options) -> Table:
-    import pandas
-    import pyarrow.parquet as pq
+def _with_gaps(found: Columns, options: Options) -> Table:
+    """The column of labels is the one that was named, which the source may have and the target not, or as for labeled
+    data."""
+    known, columns = found.known, found.columns
+    if not known:
+        return table_of(found, options)
+    usual = (*found.types.get("ClassLabel", ()), *Columns.label_columns)
+    label = options.one_label or next((name for name in usual if name in known), "label")
 
-    try:
-        names = [name for name in pq.read_schema(path).names if not name.startswith("__index_level_")]  # pandas' own
-        # column by column and measured: a small file may unpack to more than the memory
-        cells = {name: [cell for part in column_cells(path, name) for cell in part] for name in names}
-    except DAMAGE as error:
-        raise TargetError(f"{path}: not a readable parquet file ({first_line(error)}); write it again.") from None
-    frame = pandas.DataFrame(cells)
-    column = _label_column(frame.columns, options)
-    if column not in frame.columns:
-        frame[column] = None
-    frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
-    table = _read(_rooted(frame, path.parent, options), replace(options, label_column=column))
-    table.origin = {"path": str(path)}
-    return table
+    def read(name: str) -> list[Any]:
+        cells = columns[name] if name in known else [None] * len(found.names)
+        return [None if is_gap(cell) else cell for cell in cells] if name == label else list(cells)
 
-
-def _label_column(known: Collection[str], options: Options) -> str:
-    """The one that was named, which the source may have and the target not, or one with a usual name."""
-    usual = ("label", "labels", "class", "target", "category", "fine_label")
-    return options.one_label or next((name for name in usual if name in known), "label")
-
-
-def _rooted(frame: Any, folder: Path, options: Options) -> object:
-    """Paths of images relative to the table's own folder, or to the one that was named."""
-    root = Path(options.image_root) if options.image_root else folder
-    for column in frame.columns:
-        first = next((cell for cell in frame[column] if isinstance(cell, str)), "")
-        if is_image_name(first):
-            frame[column] = [str(root / cell) if isinstance(cell, str) else cell for cell in frame[column]]
-    return frame
+    found.columns = LazyColumns(list(dict.fromkeys([*known, label])), read)
+    return table_of(found, replace(options, label_column=label))
 
 
 # ---------------------------------------------------------------------------- joining
@@ -250,7 +218,7 @@ def _codes(table: Table, class_names: Sequence[str]) -> np.ndarray:
     """Class numbers of the source for the target's labels, ``UNKNOWN`` for gaps.
 
     Raises:
-        TargetError: a label that is no class of the source.
+        TargetError: a label that is no class of the source, or no number of a declared class.
     """
     if "label" not in table.roles:
         return np.full(len(table), UNKNOWN)
@@ -259,11 +227,11 @@ def _codes(table: Table, class_names: Sequence[str]) -> np.ndarray:
     codes = np.full(len(table), UNKNOWN)
     unknown: dict[str, str] = {}
     for row, label in enumerate(labels_of(table)):
-        if is_gap(label):
+        if is_gap(label) or (declared is not None and label == _NOT_LABELED):
             continue
         if isinstance(label, float | np.floating) and float(label).is_integer():
             label = int(label)
-        name = str(declared[int(label)] if declared is not None else label)
+        name = str(label if declared is None else declared[position(label, declared, table.where, table.names[row])])
         if name in number:
             codes[row] = number[name]
         else:
@@ -355,7 +323,6 @@ def _class_notes(hidden: np.ndarray, class_names: Sequence[str], noun: str) -> l
 
 
 def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, hidden: np.ndarray) -> Target:
-    count = len(keep)
     if not (shown == UNKNOWN).any():
         raise TargetError(f"{table.where}: no item without a label is left in the target; use fewer num_target_labels.")
     splits = np.concatenate([source.splits.astype(object), np.where(shown == UNKNOWN, UNLABELED, "train")])
@@ -363,31 +330,26 @@ def _joined(source: Target, table: Table, keep: np.ndarray, shown: np.ndarray, h
     sealed = SealedLabels(np.concatenate([np.full(len(source), UNKNOWN), hidden]))
     own = [table.names[i] for i in keep.tolist()]
     rows = table.features
-    both_have_origin = source.origin is not None and table.origin is not None
-    return (
-        replace(
-            source,
-            name=table.name,
-            items=ConcatItems([source.items, SubsetItems(table.items, keep)]) if rows is None else ListItems([]),
-            names=[*source.names, *own],
-            labels=labels,
-            splits=splits.astype(f"<U{len(UNLABELED)}"),
-            hashes=(*source.hashes, *(table.hashes[i] for i in keep.tolist())),
-            features=None if rows is None or source.features is None else np.concatenate([source.features, rows[keep]]),
-            origin={"kind": "domains", "path": table.origin["path"]} if both_have_origin and table.origin else None,
-            task="adaptation",
-            annotations=DomainLabels(
-                labels,
-                source.class_names,
-                labels,
-                table.where,
-                noun_of(table.modality),
-                (),
-                sealed,
-                source.name,
-                np.concatenate([np.zeros(len(source), bool), shown != UNKNOWN]),
-            ),
-        )
-        if count
-        else source
+    return replace(
+        source,
+        name=table.name,
+        items=ConcatItems([source.items, SubsetItems(table.items, keep)]) if rows is None else ListItems([]),
+        names=[*source.names, *own],
+        labels=labels,
+        splits=splits.astype(f"<U{len(UNLABELED)}"),
+        hashes=(*source.hashes, *(table.hashes[i] for i in keep.tolist())),
+        features=None if rows is None or source.features is None else np.concatenate([source.features, rows[keep]]),
+        origin={"kind": "domains", "path": table.origin["path"]} if source.origin and table.origin else None,
+        task="adaptation",
+        annotations=DomainLabels(
+            labels,
+            source.class_names,
+            labels,
+            table.where,
+            noun_of(table.modality),
+            (),
+            sealed,
+            source.name,
+            np.concatenate([np.zeros(len(source), bool), shown != UNKNOWN]),
+        ),
     )

@@ -43,15 +43,6 @@ def checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return logits, labels
 
 
-def class_weights(labels: np.ndarray, num_classes: int, *, always: bool = False) -> np.ndarray | None:
-    """float32 (C,) with mean 1 over the rows, or None while the classes are of similar size.
-
-    The root of inverse frequency rather than the inverse: full balancing gives a handful of images
-    gradients that a fine-tuned network memorizes. A class without rows weighs 0.
-    """
-    return weights_of_counts(np.bincount(labels, minlength=num_classes), always=always)
-
-
 def balanced_note(counts: np.ndarray, balance: str) -> list[str]:
     """A sentence where classes of these sizes are balanced; none where they are alike or left as they are.
 
@@ -68,8 +59,12 @@ def balanced_note(counts: np.ndarray, balance: str) -> list[str]:
     ]
 
 
-def weights_of_counts(counts: np.ndarray, *, always: bool = False) -> np.ndarray | None:
-    """Likewise, of how many rows (or pixels) each class has, (C,)."""
+def class_weights(counts: np.ndarray, *, always: bool = False) -> np.ndarray | None:
+    """float32 (C,) with mean 1 over the rows (or pixels) that are counted, or None while the classes are of similar size.
+
+    The root of inverse frequency rather than the inverse: full balancing gives a handful of images
+    gradients that a fine-tuned network memorizes. A class without rows weighs 0.
+    """
     counts = np.asarray(counts, dtype=np.float64)
     present = counts > 0
     if present.sum() < 2 or (not always and counts.max() / counts[present].min() <= IMBALANCE):
@@ -92,35 +87,40 @@ def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) ->
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def precision_recall(table: np.ndarray) -> Mapping[str, np.ndarray]:
-    """precision, recall and f1, each (C,), of a confusion matrix; 0 where nothing is there to divide by."""
-    right = np.diag(table).astype(np.float64)
-    predicted, actual = table.sum(axis=0), table.sum(axis=1)
-    both = predicted + actual
+def counts_of(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(right, predicted, actual) of each class (C,), of a confusion matrix."""
+    return np.diag(table), table.sum(axis=0), table.sum(axis=1)
+
+
+def precision_recall(right: np.ndarray, predicted: np.ndarray, actual: np.ndarray) -> Mapping[str, np.ndarray]:
+    """precision, recall and f1, each (C,); 0 where nothing is there to divide by."""
+    parts = {"precision": (right, predicted), "recall": (right, actual), "f1": (2 * right, predicted + actual)}
     return {
-        name: np.divide(top, below, out=np.zeros_like(right), where=below > 0)
-        for name, top, below in (("precision", right, predicted), ("recall", right, actual), ("f1", 2 * right, both))
+        name: np.divide(top, below, out=np.zeros(len(right)), where=below > 0) for name, (top, below) in parts.items()
     }
 
 
 def macro_f1(table: np.ndarray) -> float:
     """Mean F1 over the classes that occur or are predicted, of a confusion matrix (C, C)."""
-    met = (table.sum(axis=1) > 0) | (table.sum(axis=0) > 0)
-    return float(precision_recall(table)["f1"][met].mean())
+    right, predicted, actual = counts_of(table)
+    return float(precision_recall(right, predicted, actual)["f1"][(actual > 0) | (predicted > 0)].mean())
 
 
 def balanced_accuracy(table: np.ndarray) -> float:
     """Mean recall of the classes present."""
-    return float(precision_recall(table)["recall"][table.sum(axis=1) > 0].mean())
+    counts = counts_of(table)
+    return float(precision_recall(*counts)["recall"][counts[2] > 0].mean())
 
 
-def per_class_table(table: np.ndarray, class_names: Sequence[str]) -> list[dict[str, object]]:
+def per_class_table(
+    class_names: Sequence[str], right: np.ndarray, predicted: np.ndarray, actual: np.ndarray
+) -> list[dict[str, object]]:
     """One row per class, in label order: class, items, precision, recall, f1."""
-    if len(class_names) != len(table):
-        raise ConfigError(f"expected {len(table)} class names, one an output. Got {len(class_names)}.")
-    metrics = precision_recall(table)
+    if len(class_names) != len(actual):
+        raise ConfigError(f"expected {len(actual)} class names, one an output. Got {len(class_names)}.")
+    metrics = precision_recall(right, predicted, actual)
     return [
-        {"class": name, "items": int(table[i].sum()), **{key: float(column[i]) for key, column in metrics.items()}}
+        {"class": name, "items": int(actual[i]), **{key: float(column[i]) for key, column in metrics.items()}}
         for i, name in enumerate(class_names)
     ]
 
@@ -165,14 +165,6 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def check_classes(target: Target) -> None:
-    """Raises TargetError: the training rows are all of one class."""
-    if len(np.unique(target.labels_of(target.indices("train")))) < 2:
-        raise TargetError(
-            f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
-        )
-
-
 def absent_classes(target: Target, told: Sequence[str] = ()) -> list[str]:
     """A sentence per split that lacks classes; ``told``: those that another note names."""
     found = []
@@ -195,7 +187,10 @@ class ClassTask(LinearTask):
     def check(self, target: Target) -> None:
         """Also: at least two classes in train."""
         super().check(target)
-        check_classes(target)
+        if len(np.unique(target.labels_of(target.indices("train")))) < 2:
+            raise TargetError(
+                f"the training {target.row_noun}s of '{target.name}' are all of one class; there is nothing to learn."
+            )
 
     def calibrate(self, stats: Stats) -> dict[str, Any]:
         """The temperature that minimizes the log-loss."""

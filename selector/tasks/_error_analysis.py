@@ -66,23 +66,20 @@ def _classes(per_class: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if len(classes) > MOST_CLASSES:
         present = [line for line in classes if line["items"]]
         classes = sorted(present, key=lambda line: (line["f1"], line["class"]))[:MOST_CLASSES]
-    return [{key: _short(value) for key, value in line.items()} for line in classes]
+    return [
+        {key: rounded(value) if isinstance(value, float) else value for key, value in line.items()} for line in classes
+    ]
 
 
 def _sentences(
     arrays: Mapping[str, np.ndarray], groups: np.ndarray, class_names: Sequence[str]
 ) -> list[dict[str, object]]:
     """Sentences as ``_samples``, each once, told by its surest mistake or its least sure word."""
-    labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
+    labels, said = arrays["label"], arrays["predicted"]
     wrong = said != labels
-    with_mistakes = np.unique(groups[wrong])
-    right = ~np.isin(groups, with_mistakes)
-    order = [
-        *np.flatnonzero(wrong)[np.argsort(-sure[wrong], kind="stable")],
-        *np.flatnonzero(right)[np.argsort(sure[right], kind="stable")],
-    ]
+    right = ~np.isin(groups, np.unique(groups[wrong]))
     found: dict[int, dict[str, object]] = {}
-    for word in order:
+    for word in _most_telling(arrays, wrong, right):
         unit = int(groups[word])
         if unit in found:
             continue
@@ -94,8 +91,7 @@ def _sentences(
             "begin": begin - int(start),
             "label": [class_names[i] for i in labels[shown]],
             "predicted": [class_names[i] for i in said[shown]],
-            "probability": _short(float(sure[word])),
-            "of_label": _short(float(np.exp(arrays["log_likelihood"][word]))),
+            **_how_sure(arrays, word),
         }
         if len(found) == MOST_SAMPLES:
             break
@@ -103,33 +99,45 @@ def _sentences(
 
 
 def _confused(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[str, object]]:
+    return [
+        {"label": class_names[truth], "predicted": class_names[said], "items": items}
+        for truth, said, items in most_confused(confusion)
+    ]
+
+
+def most_confused(confusion: np.ndarray) -> list[tuple[int, int, int]]:
+    """(true class, predicted class, how often) of the most frequent confusions, at most 30."""
     off = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-off, axis=None, kind="stable")[:MOST_PAIRS]
     pairs = [divmod(int(place), len(off)) for place in order]
-    return [
-        {"label": class_names[truth], "predicted": class_names[said], "items": int(off[truth, said])}
-        for truth, said in pairs
-        if off[truth, said]
-    ]
+    return [(truth, said, int(off[truth, said])) for truth, said in pairs if off[truth, said]]
 
 
 def _samples(arrays: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[dict[str, object]]:
-    labels, said, sure = arrays["label"], arrays["predicted"], arrays["confidence"]
-    wrong, right = np.flatnonzero(said != labels), np.flatnonzero(said == labels)
-    order = [*wrong[np.argsort(-sure[wrong], kind="stable")], *right[np.argsort(sure[right], kind="stable")]][
-        :MOST_SAMPLES
-    ]
+    labels, said = arrays["label"], arrays["predicted"]
     return [
         {
             "row": int(row),
             "label": class_names[int(labels[row])],
             "predicted": class_names[int(said[row])],
-            "probability": _short(float(sure[row])),
-            "of_label": _short(float(np.exp(arrays["log_likelihood"][row]))),
+            **_how_sure(arrays, row),
         }
-        for row in order
+        for row in _most_telling(arrays, said != labels, said == labels)[:MOST_SAMPLES]
     ]
 
 
-def _short(value: object) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+def _most_telling(arrays: Mapping[str, np.ndarray], wrong: np.ndarray, right: np.ndarray) -> list[int]:
+    """Mistakes, the surest first, and then what is right, the least sure first."""
+    sure = arrays["confidence"]
+    surest = np.flatnonzero(wrong)[np.argsort(-sure[wrong], kind="stable")]
+    return [*surest, *np.flatnonzero(right)[np.argsort(sure[right], kind="stable")]]
+
+
+def _how_sure(arrays: Mapping[str, np.ndarray], place: int) -> dict[str, float | None]:
+    likelihood = np.exp(arrays["log_likelihood"][place])
+    return {"probability": rounded(arrays["confidence"][place]), "of_label": rounded(likelihood)}
+
+
+def rounded(value: float) -> float | None:
+    """For a table: four digits, nothing for NaN."""
+    return None if np.isnan(value) else round(float(value), 4)

@@ -156,8 +156,3 @@ def telling(each: np.ndarray, worst: int) -> dict[int, str]:
         **{int(i): "The median images" for i in order[middle - 1 : middle + 1]},
         **{int(i): "The best images" for i in order[-2:][::-1]},
     }
-
-
-def rounded(value: float) -> float | None:
-    """For a table: four digits, nothing for NaN."""
-    return None if np.isnan(value) else round(float(value), 4)

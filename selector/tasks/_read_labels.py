@@ -279,32 +279,36 @@ def encode_classes(
     """
     raw = raw.tolist() if isinstance(raw, np.ndarray) else list(raw)
     raw = [label.item() if isinstance(label, np.generic) else label for label in raw]  # of an array of objects
-    notes: list[str] = []
     for name, label in zip(names(), raw, strict=True):
         _check_label(label, where, name)
     if fixed is not None:
-        positions = [position(label, fixed, where, name) for name, label in zip(names(), raw, strict=True)]
-        known: list[str] = list(fixed)
-        used = sorted(set(positions))
-        if len(used) < len(known):
-            notes.append(f"{len(known) - len(used)} of {len(known)} classes have no {noun} and were left out")
-    else:
-        # whole floats (a CSV column of numbers with gaps) are the integers they mean
+        raw = [position(label, fixed, where, name) for name, label in zip(names(), raw, strict=True)]
+    else:  # whole floats (a CSV column of numbers with gaps) are the integers they mean
         raw = [int(label) if isinstance(label, float) and label.is_integer() else label for label in raw]
-        values = sorted(set(raw), key=lambda v: (isinstance(v, str), v))
-        known = [str(value) for value in values]
-        lookup = {value: index for index, value in enumerate(values)}
-        positions = [lookup[label] for label in raw]
-        used = list(range(len(known)))
-    new = {old: index for index, old in enumerate(used)}
-    codes = np.array([new[p] for p in positions], dtype=np.int64)
-    class_names = tuple(known[old] for old in used)
+    number, class_names, notes = numbered(set(raw), fixed, f"classes have no {noun}")
+    codes = np.array([number[label] for label in raw], dtype=np.int64)
     check_names(where, class_names, lambda code: list(names())[int(np.flatnonzero(codes == code)[0])])
     if len(class_names) < 2:
         raise TargetError(
             f"{where}: found one class only ('{class_names[0]}', {len(raw)} {noun}{'s' * (len(raw) > 1)}); a ranking needs at least two."
         )
     return codes, class_names, notes
+
+
+def numbered(
+    used: Iterable[Any], fixed: Sequence[str] | None, lacking: str
+) -> tuple[dict[Any, int], tuple[str, ...], list[str]]:
+    """The number of each label that occurs, numbers before texts; their names; and that declared ones were left out.
+
+    Args:
+        fixed: as for ``encode_classes``; labels that do not occur have no number.
+        lacking: what is said of those, such as "classes have no image".
+    """
+    values = sorted(used, key=lambda value: (isinstance(value, str), value))
+    names = tuple(str(value) if fixed is None else fixed[value] for value in values)
+    left_out = 0 if fixed is None else len(fixed) - len(values)
+    notes = [f"{left_out} of {len(values) + left_out} {lacking} and were left out"] if left_out else []
+    return {value: number for number, value in enumerate(values)}, names, notes
 
 
 def _check_label(label: object, where: str, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -148,8 +148,11 @@ def quantiles(values: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------------- several columns
 
 
-def number_columns(table: Table, expected: str) -> np.ndarray:
+def number_columns(table: Table, expected: str, number: Callable[[Any], float] = float) -> np.ndarray:
     """Several label columns as floats (N, K); missing is NaN.
+
+    Args:
+        expected: what a cell holds, for messages; ``number`` makes one of it.
 
     Raises:
         TargetError: a cell that is no number, or infinite; with item and column.
@@ -159,8 +162,8 @@ def number_columns(table: Table, expected: str) -> np.ndarray:
     for place, column in enumerate(columns):
         for row, cell in enumerate(plain(table.columns[column])):
             try:
-                value = math.nan if is_gap(cell) else float(cell)
-            except (TypeError, ValueError, OverflowError):
+                value = math.nan if is_gap(cell) else number(cell)
+            except (TypeError, LookupError, ValueError, OverflowError):
                 value = math.inf
             if math.isinf(value):
                 raise TargetError(
@@ -171,11 +174,18 @@ def number_columns(table: Table, expected: str) -> np.ndarray:
     return values
 
 
+_BINARY = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0}
+
+
+def binary(cell: object) -> float:
+    """0 or 1; KeyError where a cell says neither."""
+    return _BINARY[str(cell).strip().lower()]
+
+
 def are_binary(table: Table) -> bool:
     """Whether several label columns hold nothing but 0, 1 and gaps."""
-    words = {"0", "1", "0.0", "1.0", "true", "false"}
     return all(
-        is_gap(cell) or str(cell).strip().lower() in words
+        is_gap(cell) or str(cell).strip().lower() in _BINARY
         for column in table.roles["label"]
         for cell in plain(table.columns[column])
     )

@@ -22,6 +22,7 @@ from selector.tasks._classes import (
     checked,
     class_weights,
     confusion_matrix,
+    counts_of,
     dense_ranks,
     macro_f1,
     per_class_table,
@@ -181,7 +182,8 @@ class Classification(ClassificationReading, ClassTask):
         from torch.nn import functional
 
         train = self.labels(target.labels_of(target.indices("train")))
-        weights = class_weights(train, self.num_outputs(target), always=self.balance == "weights")
+        counts = np.bincount(train, minlength=self.num_outputs(target))
+        weights = class_weights(counts, always=self.balance == "weights")
         if self.balance in ("none", "sampling"):
             weights = None
         weight = None if weights is None else torch.from_numpy(weights)
@@ -229,4 +231,4 @@ class Classification(ClassificationReading, ClassTask):
         """Results by class, confusions, and the most telling items."""
         assert isinstance(stats, ClassificationStats)
         table = stats.confusion
-        return section_of_items(stats.arrays, class_names, table, per_class_table(table, class_names))
+        return section_of_items(stats.arrays, class_names, table, per_class_table(class_names, *counts_of(table)))

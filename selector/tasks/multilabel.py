@@ -14,6 +14,7 @@ from selector.core.stats import Metric, mean_ranks
 from selector.core.table import Table
 from selector.core.task import Criterion, Section, Stats
 from selector.tasks import task
+from selector.tasks._error_analysis import rounded
 from selector.tasks._linear import LinearTask, check_columns
 from selector.tasks._read_labels import (
     ArrayAnnotations,
@@ -24,11 +25,11 @@ from selector.tasks._read_labels import (
     is_gap,
     kind_of,
     labels_of,
-    plain,
+    numbered,
     position,
     rows_of_numbers,
 )
-from selector.tasks._read_regression import are_binary
+from selector.tasks._read_regression import are_binary, binary, number_columns
 from selector.tasks.classification import missing_label
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class MultilabelReading:
         """
         columns, notes = table.roles["label"], list[str]()
         if len(columns) > 1:
-            matrix, names = _of_columns(table)
+            matrix, names = number_columns(table, "0 or 1", binary), tuple(columns)
         else:
             matrix, names = self._of_one(table, notes)
         check_names(table.where, names, lambda code: table.names[int(np.flatnonzero(matrix[:, code] == 1)[0])])
@@ -194,22 +195,6 @@ def _of_rows(array: np.ndarray, table: Table) -> tuple[np.ndarray, tuple[str, ..
     return values, tuple(fixed or (str(i) for i in range(array.shape[1])))
 
 
-def _of_columns(table: Table) -> tuple[np.ndarray, tuple[str, ...]]:
-    columns = table.roles["label"]
-    words = {"0": 0.0, "0.0": 0.0, "false": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0}
-    values = np.empty((len(table), len(columns)))
-    for place, column in enumerate(columns):
-        for row, cell in enumerate(plain(table.columns[column])):
-            value = np.nan if is_gap(cell) else words.get(str(cell).strip().lower())
-            if value is None:
-                raise TargetError(
-                    f"{table.where}: {table.names[row]}: column '{column}' holds {str(cell)[:40]!r}; expected 0 or 1, or "
-                    "nothing where it is unknown."
-                )
-            values[row, place] = value
-    return values, tuple(columns)
-
-
 def _of_lists(
     table: Table, lists: Sequence[Any], fixed: Sequence[str] | None, notes: list[str]
 ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -230,23 +215,14 @@ def _of_lists(
             check_length(cell, where, name)
         rows.append([position(c, fixed, where, name) for c in cells] if fixed is not None else cells)
     used = {cell for row in rows for cell in row}
-    if fixed is not None:
-        known: list[Any] = sorted(used)
-        names = tuple(fixed[i] for i in known)
-        if len(known) < len(fixed):
-            notes.append(
-                f"{len(fixed) - len(known)} of {len(fixed)} labels have no {noun_of(table.modality)} and were left out"
-            )
-    else:
-        known = sorted(used, key=lambda v: (isinstance(v, str), v))
-        names = tuple(str(value) for value in known)
-    if len(known) < 2:
+    number, names, left_out = numbered(used, fixed, f"labels have no {noun_of(table.modality)}")
+    notes += left_out
+    if len(names) < 2:
         found = f"'{names[0]}'" if names else "none"
         raise TargetError(f"{where}: found one label only ({found}); expected several, an item may have any of them.")
-    lookup = {value: place for place, value in enumerate(known)}
-    matrix = np.zeros((len(rows), len(known)))
+    matrix = np.zeros((len(rows), len(names)))
     for row, cells in enumerate(rows):
-        matrix[row, [lookup[cell] for cell in cells]] = 1
+        matrix[row, [number[cell] for cell in cells]] = 1
     return matrix, names
 
 
@@ -276,7 +252,7 @@ class MultilabelStats(Stats):
             likelihood = np.where(truth == 1, probability, 1 - probability)[known]
             return float(-np.log(np.maximum(likelihood, 1e-15)).mean()) if known.any() else float("nan")
         if metric in ("micro_f1", "macro_f1"):
-            hits, false, missed = self._counts()
+            hits, false, missed = self.counts()
             if metric == "micro_f1":
                 return _f1(hits.sum(), false.sum(), missed.sum())
             used = self._judged()
@@ -298,7 +274,7 @@ class MultilabelStats(Stats):
         """bool (N, L): labels whose probability reaches their threshold."""
         return np.asarray(self.arrays["probability"] >= np.asarray(self.summary["thresholds"]))
 
-    def _counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(right, false, missed) by label."""
         truth, chosen = self.arrays["truth"], self.chosen()
         return (
@@ -424,26 +400,22 @@ class Multilabel(MultilabelReading, LinearTask):
         """Results by label, labels that are taken for each other, and the most confident errors."""
         assert isinstance(stats, MultilabelStats)
         truth, probability, chosen = stats.arrays["truth"], stats.arrays["probability"], stats.chosen()
+        hits, false, missed = stats.counts()
+        positives = hits + missed
         rows = []
         for i, name in enumerate(class_names):
             known = truth[:, i] >= 0
-            hits, false = (
-                int((chosen[known, i] & (truth[known, i] == 1)).sum()),
-                int((chosen[known, i] & (truth[known, i] == 0)).sum()),
-            )
-            positives = int((truth[:, i] == 1).sum())
-            both = 0 < positives < int(known.sum())
+            both = 0 < positives[i] < known.sum()
+            area = average_precision(truth[known, i] == 1, probability[known, i]) if both else np.nan
             rows.append(
                 {
                     "label": name,
-                    "items": positives,
-                    "average precision": _short(
-                        average_precision(truth[known, i] == 1, probability[known, i]) if both else None
-                    ),
-                    "precision": _short(hits / (hits + false) if hits + false else None),
-                    "recall": _short(hits / positives if positives else None),
-                    "F1": _short(_f1(hits, false, positives - hits) if positives else None),
-                    "threshold": _short(float(stats.summary["thresholds"][i])),
+                    "items": int(positives[i]),
+                    "average precision": rounded(area),
+                    "precision": rounded(hits[i] / (hits[i] + false[i]) if hits[i] + false[i] else np.nan),
+                    "recall": rounded(hits[i] / positives[i] if positives[i] else np.nan),
+                    "F1": rounded(_f1(hits[i], false[i], missed[i]) if positives[i] else np.nan),
+                    "threshold": rounded(stats.summary["thresholds"][i]),
                 }
             )
         tables = {"labels": rows, "missed, and another label predicted instead": _confused(truth, chosen, class_names)}
@@ -545,7 +517,7 @@ def _samples(
             "row": int(row),
             "label": _named(truth[row] == 1, class_names),
             "predicted": _named(chosen[row], class_names),
-            "probability": _short(float(probability[row, error[row].argmax()])),
+            "probability": rounded(probability[row, error[row].argmax()]),
             "note": f"{'missed' if truth[row, error[row].argmax()] == 1 else 'false'}: "
             f"{class_names[int(error[row].argmax())]}",
         }
@@ -558,7 +530,3 @@ def _named(which: np.ndarray, class_names: Sequence[str]) -> str:
     names = [class_names[int(i)] for i in np.flatnonzero(which)]
     more = f" and {len(names) - _SHOWN_LABELS} more" if len(names) > _SHOWN_LABELS else ""
     return (", ".join(names[:_SHOWN_LABELS]) + more) or "no label"
-
-
-def _short(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)

@@ -27,6 +27,7 @@ from selector.tasks._classes import (
     calibration_error,
     checked,
     confusion_matrix,
+    counts_of,
     macro_f1,
     per_class_table,
 )
@@ -129,7 +130,7 @@ class MatchedEntities:
 
     def counts(
         self, groups_of_gold: np.ndarray, groups_of_predicted: np.ndarray, groups: int
-    ) -> tuple[np.ndarray, ...]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(right, predicted, gold), each (groups,): entities by type, or by sentence."""
         return (
             np.bincount(groups_of_predicted[self.right], minlength=groups),
@@ -393,26 +394,13 @@ class Tagging(TaggingReading, ClassTask):
         assert isinstance(stats, TaggingStats)
         if self.scheme is None:
             table = confusion_matrix(stats.arrays["predicted"], stats.arrays["label"], len(class_names))
-            lines, counted = per_class_table(table, class_names), "words"
+            lines, counted = per_class_table(class_names, *counts_of(table)), "words"
         else:
-            lines, counted = self._by_type(stats), "entities"
+            found = MatchedEntities.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.groups)
+            types = self.scheme.types
+            counts = found.counts(found.gold.kinds, found.predicted.kinds, len(types))
+            lines, counted = per_class_table(types, *counts), "entities"
         return section_of_sentences(stats.arrays, stats.groups, class_names, lines, counted)
-
-    def _by_type(self, stats: TaggingStats) -> list[dict[str, object]]:
-        assert self.scheme is not None
-        found = MatchedEntities.of(self.scheme, stats.arrays["predicted"], stats.arrays["label"], stats.groups)
-        types = self.scheme.types
-        counts = found.counts(found.gold.kinds, found.predicted.kinds, len(types))
-        return [
-            {
-                "class": name,
-                "items": int(gold),
-                "precision": _share(right, predicted),
-                "recall": _share(right, gold),
-                "f1": _share(2 * right, predicted + gold),
-            }
-            for name, right, predicted, gold in zip(types, *counts, strict=True)
-        ]
 
     def entities(self, classes: np.ndarray) -> list[tuple[str, int, int]]:
         """(type, first word, word behind the last) of one sentence; empty where labels are no tags."""
@@ -423,10 +411,6 @@ class Tagging(TaggingReading, ClassTask):
             (self.scheme.types[kind], int(begin), int(end))
             for begin, end, kind in zip(spans.begins, spans.ends, spans.kinds, strict=True)
         ]
-
-
-def _share(part: Any, whole: Any) -> float:
-    return float(part) / float(whole) if whole else 0.0
 
 
 def thinned(labels: np.ndarray, hashes: Sequence[str], most: int, seed: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Boxes: every format gives the same corners, and what is wrong is told with file and line."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from selector.core.errors import ConfigError, TargetError
 from selector.data import load_origin, load_target, subsample
 from selector.tasks.detection.reading import BoxAnnotations
+from tests.support.tables import Pairs, csv
 
 NAMES = ["cat", "dog"]
 WIDTH, HEIGHT = 40, 30
@@ -40,12 +42,13 @@ def pictures(folder: Path, suffix: str = ".png") -> Path:
     return folder
 
 
-def same(target: Any, tolerance: float = 0) -> None:
-    """The boxes are those that were written."""
+def same(target: Any, tolerance: float = 0, numbers: Sequence[int] | None = None) -> None:
+    """The boxes are those that were written: of the numbers in the names of the images, or of these."""
     assert target.task == "detection"
     assert target.class_names == tuple(NAMES)
     for i, name in enumerate(target.names):
-        number = int("".join(c for c in name.rpartition("/")[2].partition(".")[0] if c.isdigit()))
+        named = int("".join(c for c in name.rpartition("/")[2].partition(".")[0] if c.isdigit()))
+        number = named if numbers is None else numbers[i]
         corners, labels = boxes(number)
         found = target.annotations[i]
         assert np.allclose(found.xyxy, np.reshape(corners, (-1, 4)), atol=tolerance)
@@ -264,9 +267,7 @@ def test_yolo_splits_are_folders(tmp_path: Path) -> None:
     assert target.counts() == {"train": 4, "val": 4, "test": 4}
 
 
-def csv(path: Path, rows: list[str], header: str = "path,xmin,ymin,xmax,ymax,label") -> Path:
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return path
+HEADER = "path,xmin,ymin,xmax,ymax,label"
 
 
 def csv_rows() -> list[str]:
@@ -281,25 +282,25 @@ def csv_rows() -> list[str]:
 
 def test_csv_with_a_row_a_box(tmp_path: Path) -> None:
     pictures(tmp_path / "images")
-    target = load_target(csv(tmp_path / "a.csv", csv_rows()))
+    target = load_target(csv(tmp_path / "a.csv", csv_rows(), HEADER))
     same(target)
     assert load_origin(target.origin).fingerprint == target.fingerprint
     split = [f"{row},{('train', 'test')[int(row[8]) % 2]}" for row in csv_rows()]
-    with_split = load_target(csv(tmp_path / "b.csv", split, "path,xmin,ymin,xmax,ymax,label,split"))
+    with_split = load_target(csv(tmp_path / "b.csv", split, f"{HEADER},split"))
     assert with_split.counts()["test"] == 6
 
     def fails(row: int, line: str, message: str) -> None:
         rows = csv_rows()
         rows[row] = line
         with pytest.raises(TargetError, match=message):
-            load_target(csv(tmp_path / "a.csv", rows))
+            load_target(csv(tmp_path / "a.csv", rows, HEADER))
 
     fails(1, "images/01.png,1,1,50,9,cat", r"a\.csv:3: the box of images/01\.png lies outside the image")
     fails(1, "images/01.png,1,1,nan,9,cat", r"a\.csv:3: the box of images/01\.png holds NaN or inf")
     fails(1, "images/01.png,1,x,5,9,cat", r"a\.csv:3: the box is \['1', 'x', '5', '9'\]; expected four numbers")
     fails(1, "images/01.png,1,1,5,9,", r"a\.csv:3: the box of images/01\.png has no class")
     fails(1, "images/no.png,1,1,5,9,cat", r"a\.csv:3: image 'images/no\.png' does not exist")
-    strange = csv(tmp_path / "a.csv", [csv_rows()[0], "images/01.png,1,1,5,9,cow"])
+    strange = csv(tmp_path / "a.csv", [csv_rows()[0], "images/01.png,1,1,5,9,cow"], HEADER)
     with pytest.raises(TargetError, match=r"a\.csv:3: the box .* has the unknown class 'cow'. Known: cat, dog"):
         load_target(strange, class_names=NAMES)
 
@@ -307,7 +308,7 @@ def test_csv_with_a_row_a_box(tmp_path: Path) -> None:
 def test_class_names_are_words_or_an_existing_file(tmp_path: Path) -> None:
     """``--class-names cat,dog`` was taken for a file that cannot be read."""
     pictures(tmp_path / "images")
-    file = csv(tmp_path / "a.csv", csv_rows())
+    file = csv(tmp_path / "a.csv", csv_rows(), HEADER)
     assert load_target(file, class_names=", ".join(NAMES)).class_names == tuple(NAMES)
     many = [*NAMES, *(f"unused {number}" for number in range(500))]  # longer than a file may be named
     assert load_target(file, class_names=",".join(many)).class_names == tuple(NAMES)
@@ -346,29 +347,22 @@ def test_parquet_datasets_and_lists_equal_coco(tmp_path: Path) -> None:
         features = datasets.Features({"image": datasets.Image(), "objects": kind})
         hub = datasets.Dataset.from_dict({"image": images, "objects": column}, features=features)
         assert load_target(hub).fingerprint == expected.fingerprint
+        order = [4, *range(4), *range(5, COUNT)]  # the first image has no boxes
+        same(load_target(hub.select(order)), numbers=order)
 
     arrays = [pixels(i) for i in range(COUNT)]
     beside = [{"boxes": b, "labels": k} for b, k in zip(corners, labels, strict=True)]
     samples = [{"image": a, **b} for a, b in zip(arrays, beside, strict=True)]
-    for given in ((arrays, beside), (arrays, objects), samples, Pairs(arrays, beside)):
+    tensors = [
+        {"boxes": torch.tensor(b).reshape(-1, 4), "labels": torch.tensor(k)}
+        for b, k in zip(corners, labels, strict=True)
+    ]
+    trained = Pairs(list(zip(map(Image.fromarray, arrays), tensors, strict=True)))  # as torchvision's detectors are
+    for given in ((arrays, beside), (arrays, objects), samples, trained):
         same(load_target(given, class_names=NAMES))
-
-
-class Pairs(torch.utils.data.Dataset[Any]):
-    """As torchvision's detectors are trained: boxes are tensors of corners."""
-
-    def __init__(self, arrays: list[np.ndarray], beside: list[dict[str, Any]]) -> None:
-        self.arrays, self.beside = arrays, beside
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __getitem__(self, index: int) -> Any:
-        found = self.beside[index]
-        return Image.fromarray(self.arrays[index]), {
-            "boxes": torch.tensor(found["boxes"]).reshape(-1, 4),
-            "labels": torch.tensor(found["labels"]),
-        }
+    order = [4, *range(4), *range(5, COUNT)]
+    first_none = Pairs([(arrays[i], beside[i] if beside[i]["labels"] else None) for i in order])
+    same(load_target(first_none, class_names=NAMES), numbers=order)
 
 
 def test_splits_keep_what_pictures_contain() -> None:

@@ -170,6 +170,7 @@ def test_the_task_overrides_the_labels():
     [
         ((np.eye(9), [0, 1] * 4), None, r"features: 9 items but 8 labels; give one label per item"),
         ((np.ones(9), [0, 1, 2] * 3), None, r"features are float64 \(9,\); expected floats \(N, D\)"),
+        ((np.zeros((18, 6, 5, 3)), [0, 1, 2] * 6), None, r"images are float64 \(18, 6, 5, 3\); expected uint8 \(N, H, W\)"),
         ((np.zeros((0, 4, 4), np.uint8), []), None, r"arrays: no items found"),
         ((np.eye(4), [1.0, 2.0, float("nan"), 3.0]), None, r"features: row 2 has no label; give it one or remove it"),
         ((np.eye(4), [1.5] * 4), None, r"all labels are equal; there is nothing to learn"),

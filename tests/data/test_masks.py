@@ -16,6 +16,7 @@ from PIL import Image
 from selector.core.errors import TargetError
 from selector.data import load_origin, load_target, subsample, without
 from selector.tasks.segmentation.reading import voc_palette
+from tests.support.tables import Pairs, declared
 
 NAMES = ["sky", "road", "car"]
 COLORS = [(0, 0, 0), (128, 64, 0), (0, 0, 142), (224, 224, 192)]  # the last one is void
@@ -125,6 +126,18 @@ def test_colors_with_a_table(tmp_path: Path, file: str, content: str) -> None:
     same(load_target(root))
 
 
+def test_colors_of_a_palette_and_gray_ones_are_those_of_the_table(tmp_path: Path) -> None:
+    """The masks of training held none of their classes, though all of their pixels were counted."""
+    table = [(0, 0, 0), (128, 128, 128), (90, 90, 90), (224, 224, 192)]
+    (tmp_path / "classes.json").write_text(json.dumps(dict(zip([*NAMES, "void"], table, strict=True))))
+    pairs(tmp_path, convert=lambda m: palette(np.where(m == 255, 3, m).astype(np.uint8), table))
+    same(load_target(tmp_path))
+    pairs(tmp_path, convert=lambda m: np.array(table, np.uint8)[np.where(m == 255, 0, m)])  # all of them are gray
+    target = load_target(tmp_path)
+    assert target.annotations is not None
+    assert np.array_equal(target.annotations[0], np.where(mask(0) == 255, 0, mask(0)))
+
+
 def palette(m: np.ndarray, colors: list[tuple[int, int, int]]) -> Image.Image:
     image = Image.fromarray(m)
     image.putpalette(bytes(np.array(colors, np.uint8).ravel()))
@@ -217,8 +230,7 @@ def test_csv_parquet_datasets_and_arrays_equal_the_folder(tmp_path: Path) -> Non
 
     columns = {"image": [encoded(picture(i)) for i in range(COUNT)], "label": [encoded(mask(i)) for i in range(COUNT)]}
     features = {"image": {"_type": "Image"}, "label": {"_type": "Image"}, "classes": NAMES, "ignore_index": 255}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(declared(pa.table(columns), **features), tmp_path / "a.parquet")
     parquet = load_target(tmp_path / "a.parquet")
     assert parquet.fingerprint == folder.fingerprint
     assert load_origin(parquet.origin).fingerprint == folder.fingerprint
@@ -236,21 +248,10 @@ def test_csv_parquet_datasets_and_arrays_equal_the_folder(tmp_path: Path) -> Non
         (pictures, [Image.fromarray(m) for m in masks]),
         [{"image": p, "mask": m} for p, m in zip(pictures, masks, strict=True)],
         (torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))),
-        Pairs(pictures, masks),
+        Pairs([{"image": p, "mask": torch.from_numpy(m)} for p, m in zip(pictures, masks, strict=True)]),
     ]
     for given in in_memory:
         same(load_target(given, class_names=NAMES))
-
-
-class Pairs(torch.utils.data.Dataset[Any]):
-    def __init__(self, pictures: list[np.ndarray], masks: list[np.ndarray]) -> None:
-        self.pictures, self.masks = pictures, masks
-
-    def __len__(self) -> int:
-        return len(self.masks)
-
-    def __getitem__(self, index: int) -> Any:
-        return {"image": self.pictures[index], "mask": torch.from_numpy(self.masks[index])}
 
 
 def test_masks_are_decoded_when_asked_for_and_follow_subsets(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,16 +15,12 @@ from selector.core.errors import ConfigError, TargetError
 from selector.data import load_origin, load_target
 from selector.data.splits import stratify
 from selector.tasks._read_labels import kind_of
+from tests.support.tables import Pairs, csv, json_lines
 
 COUNT = 40
 TEXTS = [f"text {i}" for i in range(COUNT)]
 SETS = [[name for name, every in (("cat", 2), ("dog", 3), ("cow", 5)) if i % every == 0] for i in range(COUNT)]
 MATRIX = np.array([[int(name in own) for name in ("cat", "cow", "dog")] for own in SETS])
-
-
-def csv(path: Path, header: str, rows: list[str]) -> Path:
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return path
 
 
 def test_every_form_of_several_labels_is_the_same(tmp_path: Path) -> None:
@@ -34,13 +29,12 @@ def test_every_form_of_several_labels_is_the_same(tmp_path: Path) -> None:
     assert np.array_equal(expected.labels, MATRIX)
     assert expected.labels.dtype == np.int64
 
-    lines = [json.dumps({"text": t, "labels": own}) for t, own in zip(TEXTS, SETS, strict=True)]
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    columns = csv(tmp_path / "a.csv", "text,cat,cow,dog", [f"{t},{a},{b},{c}" for t, (a, b, c) in zip(TEXTS, MATRIX.tolist(), strict=True)])  # fmt: skip
-    joined = csv(tmp_path / "b.csv", "text,label", [f"{t},{'|'.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)])
-    other = csv(tmp_path / "c.csv", "text,label", [f"{t},{' ; '.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)])  # fmt: skip
+    lines = json_lines(tmp_path / "a.jsonl", [{"text": t, "labels": own} for t, own in zip(TEXTS, SETS, strict=True)])
+    columns = csv(tmp_path / "a.csv", [f"{t},{a},{b},{c}" for t, (a, b, c) in zip(TEXTS, MATRIX.tolist(), strict=True)], "text,cat,cow,dog")  # fmt: skip
+    joined = csv(tmp_path / "b.csv", [f"{t},{'|'.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)])
+    other = csv(tmp_path / "c.csv", [f"{t},{' ; '.join(own)}" for t, own in zip(TEXTS, SETS, strict=True)])  # fmt: skip
     found = [
-        load_target(tmp_path / "a.jsonl"),
+        load_target(lines),
         load_target(columns, label_column="cat,cow,dog"),
         load_target(columns, label_column=["cat", "cow", "dog"]),
         load_target(joined),
@@ -55,19 +49,13 @@ def test_every_form_of_several_labels_is_the_same(tmp_path: Path) -> None:
     assert any("the labels hold '|', so each is read as several" in said for said in found[3].notes)
     with pytest.raises(TargetError, match=r"b\.csv: line 3 has no label"):
         load_target(joined, task="classification")
-    vectors = load_target(Vectors())
+    vectors = load_target(
+        Pairs([(np.full((4, 4), i, np.uint8), torch.from_numpy(own)) for i, own in enumerate(MATRIX)])
+    )
     assert np.array_equal(vectors.labels, MATRIX)
     features = np.random.default_rng(0).normal(size=(COUNT, 3))
     assert np.array_equal(load_target((features, MATRIX)).labels, MATRIX)
     assert load_target((features, torch.from_numpy(MATRIX))).fingerprint == load_target((features, MATRIX)).fingerprint
-
-
-class Vectors(torch.utils.data.Dataset[Any]):
-    def __len__(self) -> int:
-        return COUNT
-
-    def __getitem__(self, index: int) -> Any:
-        return np.full((4, 4), index, np.uint8), torch.from_numpy(MATRIX[index])
 
 
 def test_names_with_a_bar_stay_classes_where_they_are_no_combinations() -> None:
@@ -80,7 +68,7 @@ def test_unknown_entries_are_kept_as_such(tmp_path: Path) -> None:
     cells = [["" if i == 7 else str(v) for v in row] for i, row in enumerate(MATRIX.tolist())]
     cells[7][0] = "1"
     rows = [f"{t},{','.join(own)}" for t, own in zip(TEXTS, cells, strict=True)]
-    target = load_target(csv(tmp_path / "a.csv", "text,cat,cow,dog", rows), label_column="cat,cow,dog")
+    target = load_target(csv(tmp_path / "a.csv", rows, "text,cat,cow,dog"), label_column="cat,cow,dog")
     assert target.labels.dtype == np.float64
     assert (np.isnan(target.labels).sum(), np.isnan(target.labels[7]).tolist()) == (2, [False, True, True])
     assert "2 of 120 entries are unknown and count nowhere" in target.notes
@@ -120,12 +108,12 @@ def test_labels_that_tell_nothing_are_named() -> None:
 def test_bad_columns(tmp_path: Path, columns: str, cell: str, task: str | None, message: str) -> None:
     rows = [f"{t},{i % 2},{cell if i == 2 else i % 3 // 2}" for i, t in enumerate(TEXTS)]
     with pytest.raises(TargetError, match=message):
-        load_target(csv(tmp_path / "a.csv", "text,cat,cow", rows), label_column=columns, task=task)
+        load_target(csv(tmp_path / "a.csv", rows, "text,cat,cow"), label_column=columns, task=task)
 
 
 def test_several_real_values(tmp_path: Path) -> None:
     rows = [f"{t},{i / 4},{'' if i == 3 else 100 - i}" for i, t in enumerate(TEXTS)]
-    path = csv(tmp_path / "a.csv", "text,price,area", rows)
+    path = csv(tmp_path / "a.csv", rows, "text,price,area")
     target = load_target(path, label_column="price,area")
     assert (target.task, target.label_kind, target.class_names) == ("regression", LabelKind.REAL, ("price", "area"))
     assert np.isnan(target.labels[3]).tolist() == [False, True]
@@ -134,7 +122,7 @@ def test_several_real_values(tmp_path: Path) -> None:
     assert load_target(path, label_column="price").class_names == ()
     rows[3] = f"{TEXTS[3]},,"
     with pytest.raises(TargetError, match=r"a\.csv: line 5 has no value in any column; remove it"):
-        load_target(csv(tmp_path / "a.csv", "text,price,area", rows), label_column="price,area")
+        load_target(csv(tmp_path / "a.csv", rows, "text,price,area"), label_column="price,area")
     one = np.where(np.arange(COUNT) == 2, np.inf, 0.5)
     for values, said in ((one, "value; expected"), (np.column_stack([np.arange(COUNT) / 2, one]), "value in column 1")):
         with pytest.raises(TargetError, match=rf"features: row 2 has an infinite {said}"):
@@ -218,7 +206,7 @@ def test_a_long_text_named_as_label_costs_no_memory(tmp_path: Path) -> None:
     tracemalloc.start()
 
     rows = [f"text {i},{'y' * 400_000 if i == 5 else 'xy'[i % 2]}" for i in range(2000)]
-    path = csv(tmp_path / "a.csv", "text,label", rows)
+    path = csv(tmp_path / "a.csv", rows)
     with pytest.raises(TargetError, match=r"line 7 has a label of 400,000 characters .* a name of at most 1,000"):
         load_target(path)
     peak = tracemalloc.get_traced_memory()[1]
@@ -253,14 +241,14 @@ def test_numbers_of_many_small_classes_are_classes(first: int, each: int) -> Non
 
 def test_a_cell_that_is_no_number_in_a_column_of_amounts_is_a_slip_and_no_class(tmp_path: Path) -> None:
     rows = [f"{t},{'12;5' if i == 10 else i * 1.5}" for i, t in enumerate(TEXTS)]
-    path = csv(tmp_path / "a.csv", "text,price", rows)
+    path = csv(tmp_path / "a.csv", rows, "text,price")
     others = f"while {COUNT - 1} of {COUNT} labels are numbers"
     with pytest.raises(TargetError, match=rf"a\.csv: line 12 is labeled '12;5', {others}; mend it for regression"):
         load_target(path, label_column="price")
     with pytest.raises(TargetError, match=r"a\.csv: line 12 is labeled '12;5', and regression labels must be numbers"):
         load_target(path, label_column="price", task="regression")
     words = [f"{t},{'other' if i % 8 == 0 else i % 4}" for i, t in enumerate(TEXTS)]
-    assert load_target(csv(tmp_path / "b.csv", "text,label", words)).task == "classification"  # names of few classes
+    assert load_target(csv(tmp_path / "b.csv", words)).task == "classification"  # names of few classes
 
 
 def test_rows_of_zero_and_one_are_labels_as_floats_too() -> None:

@@ -1,7 +1,6 @@
 """Parquet files, CSV manifests and Hugging Face datasets."""
 
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from selector.core.errors import TargetError
 from selector.data import load_origin, load_target
 from selector.modalities.pixels.decode import content_hash, decode_rgb
 from tests.conftest import draw, image_folder
+from tests.support.tables import class_label, declared
 
 NAMES = ["across", "leaning", "upright"]
 
@@ -31,11 +31,7 @@ def table(numbers: range, names: list[str] | None = NAMES, **columns: Any) -> pa
     images = [{"bytes": encoded(i % 3, i), "path": f"{i}.png"} for i in numbers]
     data = {"image": pa.array(images), "label": pa.array([i % 3 for i in numbers], pa.int64()), **columns}
     made = pa.table(data)
-    if names is not None:
-        label = {"names": names, "_type": "ClassLabel"}
-        described = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-        made = made.replace_schema_metadata({"huggingface": json.dumps(described)})
-    return made
+    return made if names is None else declared(made, image={"_type": "Image"}, label=class_label(names))
 
 
 @pytest.fixture
@@ -206,6 +202,18 @@ def test_manifest_that_is_not_text(tmp_path):
         (tmp_path / "x.csv").write_bytes("\ufeffpath,label".encode(encoding))
         with pytest.raises(TargetError, match=r"x\.csv: found UTF-16 .*expected UTF-8. Convert .*-f utf-16 -t utf-8"):
             load_target(tmp_path / "x.csv")
+
+
+def test_images_in_a_column_that_is_called_like_masks_are_told_apart(tmp_path):
+    """Their hashes were left to a task that decodes masks: all of them were one image."""
+    datasets = pytest.importorskip("datasets")
+    made = table(range(12), names=None).rename_columns(["mask", "kind"])
+    pq.write_table(made, tmp_path / "x.parquet")
+    features = datasets.Features({"mask": datasets.Image(), "kind": datasets.Value("int64")})
+    hub = datasets.Dataset.from_dict(made.to_pydict(), features=features)
+    for data in (tmp_path / "x.parquet", hub):
+        target = load_target(data, image_column="mask", label_column="kind")
+        assert list(target.hashes) == [content_hash(encoded(i % 3, i)) for i in range(12)]
 
 
 def test_hugging_face_equals_parquet(parquet_folder, tmp_path):

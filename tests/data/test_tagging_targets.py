@@ -13,6 +13,7 @@ import pytest
 from selector.core.contracts import LabelKind, Target, Words
 from selector.core.errors import ConfigError, TargetError
 from selector.data import load_origin, load_target, subsample, without
+from tests.support.tables import class_label, declared, json_lines
 
 NAMES = ["B-PER", "I-PER", "O"]
 
@@ -37,14 +38,7 @@ def conll(path: Path, words: list[list[str]], tags: list[list[str]], separator: 
 
 def parquet(path: Path, words: list[list[str]], tags: list[list[str]]) -> Path:
     table = pa.table({"tokens": words, "ner_tags": [[NAMES.index(t) for t in own] for own in tags]})
-    label = {"feature": {"names": NAMES, "_type": "ClassLabel"}, "_type": "Sequence"}
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": {"ner_tags": label}}})})
-    pq.write_table(table, path)
-    return path
-
-
-def json_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    pq.write_table(declared(table, ner_tags={"feature": class_label(NAMES), "_type": "Sequence"}), path)
     return path
 
 

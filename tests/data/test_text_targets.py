@@ -12,28 +12,16 @@ import pytest
 
 from selector.core.errors import TargetError
 from selector.data import load_origin, load_target
+from tests.support.tables import class_label, csv, declared, json_lines
 
 TEXTS = [f"text {i} of {'sun' if i % 2 else 'rain'}" for i in range(40)]
 LABELS = ["sun" if i % 2 else "rain" for i in range(40)]
 SPLIT_ROWS = [f"{TEXTS[i]},{LABELS[i]},{('train', 'train', 'val', 'test')[i // 10]}" for i in range(40)]
 
 
-def csv(path: Path, rows: list[str], header: str = "text,label") -> Path:
-    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    return path
-
-
-def parquet(path: Path, texts: list[str], labels: list[int], names: list[str] | None = None) -> Path:
+def parquet(path: Path, texts: list[str], labels: list[int], names: list[str]) -> Path:
     table = pa.table({"text": texts, "label": labels})
-    if names:
-        info = {"info": {"features": {"text": {"_type": "Value"}, "label": {"_type": "ClassLabel", "names": names}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
-    pq.write_table(table, path)
-    return path
-
-
-def json_lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    pq.write_table(declared(table, text={"_type": "Value"}, label=class_label(names)), path)
     return path
 
 

@@ -250,6 +250,20 @@ def test_size_from_the_header():
     assert upright_size(b"x") == (0, 0)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "JPEG late", "PNG without"])
+def test_the_upright_size_is_that_of_what_is_decoded(form, monkeypatch):
+    """Boxes and masks are of the decoded image: of TIFF, AVIF and long headers its sides were exchanged."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    said = {} if form == "PNG without" else {"exif": exif}
+    raw = encode(Image.fromarray(PICTURE), form.split()[0], **said)
+    if form == "JPEG late":
+        raw = raw[:2] + b"\xff\xed\x17\x70" + b"z" * 5998 + raw[2:]
+    expected = decode_rgb(raw).shape[:2]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    assert upright_size(raw) == expected == ((24, 36) if form == "PNG without" else (36, 24))
+
+
 def test_content_hash_tells_arrays_apart():
     a = np.arange(12, dtype=np.uint8)
     assert content_hash(a.reshape(3, 4)) != content_hash(a.reshape(4, 3))

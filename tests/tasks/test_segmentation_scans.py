@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import selector
 from selector.scan.caveats import MASKED, learned_masked
 from selector.zoo import ModelSpec
 from tests.sources.samples import spec
 from tests.support.kills import begun, figures, killed_in_training
-from tests.tasks.test_segmentation import scene
+from tests.tasks.test_segmentation import scenes_below
 
 OPTIONS: dict[str, Any] = {
     "proxies": ["knn", "logme"], "precision": "float32", "measure_cost": "never", "history": False, "seed": 0,
@@ -28,15 +27,7 @@ def zoo(pretraining: Mapping[str, str] | None = None) -> list[ModelSpec]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, rng = tmp_path_factory.mktemp("scenes"), np.random.default_rng(1)
-    for split, count in (("train", 8), ("val", 4), ("test", 3)):
-        for kind in ("images", "masks"):
-            (root / split / kind).mkdir(parents=True)
-        for i in range(count):
-            picture, mask = scene(rng, (40, 52))
-            Image.fromarray(picture).save(root / split / "images" / f"{i}.png")
-            Image.fromarray(mask).save(root / split / "masks" / f"{i}.png")
-    return root
+    return scenes_below(tmp_path_factory.mktemp("scenes"), {"train": 8, "val": 4, "test": 3}, ((40, 52),), seed=1)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._items import ListItems, is_picture, is_tensor
 from selector.data._memory import STRINGS, annotation_of, raw_image, rows_of
-from selector.data._sentences import tagged_words, words_table
+from selector.data._sentences import words_table
 from selector.data._tabular import path_pictures
 from selector.data.reader import Options, annotated, reader, refuse_masked
 from selector.modalities.image import content_hash, is_image_name
@@ -201,7 +201,7 @@ def _words(items: object, labels: object, options: Options) -> Table:
             "several labels; give pairs as tuples of two texts, or labels of words by their names."
         )
     names = [f"row {i}" for i in range(len(words))]
-    return words_table(where, where, tagged_words(where, names, words, tags), names, options)
+    return words_table(where, where, names, words, tags, options)
 
 
 def _may_be_pairs(words: Sequence[object], labels: Sequence[object]) -> bool:

@@ -32,8 +32,8 @@ def _read(x: PathLike, options: Options) -> Table:
     root = Path(x).absolute()
     truth = next(name for name in _TRUTH if (root / name).is_dir())
     tail = f"_{_PICTURES}.png"
-    images = [(f"{_PICTURES}/{path}", s) for path, s in listed(root / _PICTURES, is_image_name) if path.endswith(tail)]
-    there = {f"{truth}/{path}" for path, _ in listed(root / truth, is_image_name)}
+    images = [entry for entry in listed(root, is_image_name, _PICTURES) if entry[0].endswith(tail)]
+    there = {path for path, _ in listed(root, is_image_name, truth)}
     kept: list[Entry] = []
     masks: list[str] = []
     lacking: list[str] = []

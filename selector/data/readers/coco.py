@@ -14,10 +14,8 @@ from selector.core.errors import TargetError
 from selector.core.input_files import open_file
 from selector.core.table import Table
 from selector.data._class_names import read_mapping
-from selector.data._hashing import hash_files
-from selector.data._items import FileItems
 from selector.data._tabular import picture_path
-from selector.data._trees import is_folder
+from selector.data._trees import Entry, is_folder, picture_table
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
 from selector.options.data import PathLike
 
@@ -90,10 +88,9 @@ def _read(x: PathLike, options: Options) -> Table:
                 f"{file.path}: category {strange} is '{file.names[strange]}', but '{ids[strange]}' in another file."
             )
     place = {number: index for index, number in enumerate(ids)}
-    relative: list[str] = []
+    entries: list[Entry] = []
     cells: list[dict[str, object]] = []
     splits: list[str] = []
-    statuses: list[os.stat_result] = []
     seen: dict[str, str] = {}
     for file in files:
         rows: dict[Any, dict[str, Any]] = {}
@@ -105,14 +102,13 @@ def _read(x: PathLike, options: Options) -> Table:
                 or not _is_id(image.get("id"))
             ):
                 raise TargetError(f"{where}: expected id and file_name. Got {str(image)[:80]}.")
-            path, status = picture_path(image["file_name"], where, options, folder, _places(file, folder))
-            other = seen.setdefault(path, where)
+            entry = picture_path(image["file_name"], where, options, folder, _places(file, folder))
+            other = seen.setdefault(entry[0], where)
             if other != where or image["id"] in rows:
                 what = f"'{image['file_name']}'" if other != where else f"the id {image['id']}"
                 raise TargetError(f"{where}: {what} occurs twice; one image has one entry.")
             rows[image["id"]] = {"boxes": [], "labels": [], "crowd": [], "lines": []}
-            relative.append(path)
-            statuses.append(status)
+            entries.append(entry)
             cells.append(rows[image["id"]])
             splits.append(file.split)
         for number, one in enumerate(_list(file, "annotations")):
@@ -130,19 +126,10 @@ def _read(x: PathLike, options: Options) -> Table:
             row["labels"].append(place[one["category_id"]])
             row["crowd"].append(bool(one.get("iscrowd", 0)))
             row["lines"].append(where)
-    return Table(
-        where=str(root),
-        name=options.name or (root.name if root.is_dir() else root.stem),
-        modality="image",
-        items=FileItems(str(folder), relative),
-        names=relative,
-        hashes=hash_files(str(root), relative, statuses, options.hash_mode, folder=str(folder)),
-        columns={"boxes": cells},
-        roles={"boxes": ("boxes",)},
-        schema={"box_format": "xywh", **options.schema(), "names": list(ids.values())},
-        splits=splits if any(splits) else None,
-        origin={"path": str(root)},
-    )
+    kind = {"box_format": "xywh"}
+    table = picture_table(root, entries, options, "boxes", cells, schema=kind, splits=splits, folder=folder)
+    table.schema = {**table.schema, "names": list(ids.values())}
+    return table
 
 
 def _is_id(value: object) -> bool:

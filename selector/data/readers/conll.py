@@ -15,8 +15,8 @@ from pathlib import Path
 
 from selector.core.errors import TargetError, did_you_mean
 from selector.core.table import Table
-from selector.data._files import conll_files, holds_conll, holds_parquet, split_of
-from selector.data._sentences import tagged_words, words_table
+from selector.data._files import conll_files, files_of, holds_conll, split_of
+from selector.data._sentences import words_table
 from selector.data._text_rows import read_utf8
 from selector.data.reader import Options, reader
 
@@ -39,7 +39,7 @@ def _accepts(x: object, options: Options) -> bool:
     if not isinstance(x, str | os.PathLike):
         return False
     path = Path(x)
-    return (holds_conll(path) and not holds_parquet(path)) if path.is_dir() else bool(conll_files(path))
+    return (holds_conll(path) and not files_of(path)) if path.is_dir() else bool(conll_files(path))
 
 
 @reader(
@@ -76,11 +76,9 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
             labels.append([row[label] for row in sentence.rows])
             names.append(f"{path.name}:{sentence.line}" if root.is_dir() else f"line {sentence.line}")
             splits.append(split_of(path))
-    name = options.name or (root.name if root.is_dir() else root.stem)
-    origin = {"path": str(root)}
-    tagged = tagged_words(str(root), names, words, labels)
-    found = splits if any(splits) else None
-    return words_table(name, str(root), tagged, names, options, splits=found, origin=origin)
+    name = root.name if root.is_dir() else root.stem
+    said, origin = splits if any(splits) else None, {"path": str(root)}
+    return words_table(name, str(root), names, words, labels, options, splits=said, origin=origin)
 
 
 def _place(path: Path, option: str, wanted: str | None, usual: int, width: int, header: Sequence[str]) -> int:

@@ -8,14 +8,14 @@ from pathlib import Path
 from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._files import TABLES
-from selector.data._hashing import hash_files, walk_files
-from selector.data._items import FileItems
-from selector.data.reader import SPLIT_NAMES, Options, annotated, reader
+from selector.data._hashing import walk_files
+from selector.data._trees import is_folder, picture_table
+from selector.data.reader import SPLIT_NAMES, Options, reader
 from selector.modalities.image import is_image_name
 
 
 def _accepts(x: object, options: Options) -> bool:
-    return isinstance(x, str | os.PathLike) and Path(x).is_dir()
+    return is_folder(x)
 
 
 @reader("folder", "a folder with one folder of images per class", _accepts, rank=90)
@@ -38,20 +38,9 @@ def _read(x: str | os.PathLike[str], options: Options) -> Table:
         notes.append(f"{len(strays)} images outside class folders were left out, such as {found[strays[0]][0]}")
     if skipped:
         notes.append(f"{len(skipped)} files that are not images were left out, such as {min(skipped)}")
-    relative = [found[i][0] for i in rows]
-    hashes = hash_files(str(root), relative, [found[i][1] for i in rows], options.hash_mode)
-    table = Table(
-        where=str(root),
-        name=options.name or root.name,
-        modality="image",
-        items=FileItems(str(root), relative),
-        names=relative,
-        hashes=hashes,
-        splits=[split_of[parts[i][0]] for i in rows] if split_of else None,
-        notes=notes,
-        origin={"path": str(root)},
-    )
-    return annotated(table, [parts[i][depth] for i in rows], options)
+    splits = [split_of[parts[i][0]] for i in rows] if split_of else []
+    labels = [parts[i][depth] for i in rows]
+    return picture_table(root, [found[i] for i in rows], options, "label", labels, splits=splits, notes=notes)
 
 
 def _about_tables(root: Path) -> str:

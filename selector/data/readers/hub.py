@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,19 @@ from selector.core.contracts import Items, RawImage
 from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._boxes import is_boxes
-from selector.data._items import SubsetItems
+from selector.data._items import MappedItems, SubsetItems
 from selector.data._tabular import shape_of
-from selector.data.columns import MASK_COLUMNS, Columns, LazyColumns, reads_text, table_of
+from selector.data.columns import Columns, LazyColumns, reads_text, table_of
 from selector.data.reader import Options, reader
 from selector.modalities.image import content_hash, read_image_file
 
 
-class HuggingFaceItems:
-    """Encoded images of a column, read when asked for."""
-
-    def __init__(self, dataset: Any, column: str) -> None:
-        self._dataset, self._column = dataset, column
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int, /) -> RawImage:
-        cell = self._dataset[index][self._column]
-        if cell is None:
-            return b""
-        if cell.get("bytes") is not None:
-            return bytes(cell["bytes"])
-        return read_image_file(cell["path"])
+def _encoded(column: str, row: Mapping[str, Any]) -> RawImage:
+    """The encoded image of a row."""
+    cell = row[column]
+    if cell is None:
+        return b""
+    return bytes(cell["bytes"]) if cell.get("bytes") is not None else read_image_file(cell["path"])
 
 
 def _accepts(x: object, options: Options) -> bool:
@@ -57,7 +48,9 @@ def _read(x: Any, options: Options) -> Table:
             return [row[name] for row in x]
         return list(x[name])
 
-    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
+    def pictures_of(
+        column: str, rows: Sequence[int] | None = None, *, masks: bool = False
+    ) -> tuple[Items, Sequence[str], list[str]]:
         import datasets
 
         if typed[column] != "Image":
@@ -65,12 +58,13 @@ def _read(x: Any, options: Options) -> Table:
                 f"{where}: column '{column}' is a {typed[column]}; expected a datasets.Image "
                 f"(dataset.cast_column('{column}', datasets.Image()))."
             )
-        items: Items = HuggingFaceItems(x.cast_column(column, datasets.Image(decode=False)), column)
+        encoded = x.cast_column(column, datasets.Image(decode=False))
+        items: Items = MappedItems(encoded, partial(_encoded, column))
         if rows is not None:
             items = SubsetItems(items, np.array(list(rows)))
         shown = names if rows is None else [names[row] for row in rows]
-        if column in MASK_COLUMNS:  # hashed by the task that decodes them
-            return items, shown, [""] * len(shown)
+        if masks:
+            return items, shown, []
         try:
             return items, shown, [content_hash(items[index]) for index in range(len(items))]
         except OSError as error:
@@ -85,13 +79,19 @@ def _read(x: Any, options: Options) -> Table:
         types={
             "ClassLabel": [name for name, kind in typed.items() if kind == "ClassLabel"],
             "Image": pictures,
-            "Boxes": [name for name in typed if is_boxes(first.get(name))],
+            "Boxes": [name for name, feature in x.features.items() if _holds_boxes(feature)],
         },
         class_names=lambda column: _class_names(x.features[column]),
         split_column=texts,
         **shape_of(first),
     )
     return table_of(found, options)
+
+
+def _holds_boxes(feature: Any) -> bool:
+    """Whether cells are a mapping, or a list of mappings, with fields for boxes and classes."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    return isinstance(inner, dict) and is_boxes(dict.fromkeys(inner, 0))
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -66,8 +66,7 @@ def _read(x: PathLike, options: Options) -> Table:
     splits: list[str] = []
     unused = 0
     for split, image_folder, mask_folder in _places(root) or ():
-        found = [(f"{image_folder}/{path}", status) for path, status in listed(root / image_folder, is_image_name)]
-        own = [(f"{mask_folder}/{path}", status) for path, status in listed(root / mask_folder, is_image_name)]
+        found, own = (listed(root, is_image_name, folder) for folder in (image_folder, mask_folder))
         by_name = by_stem(own, partial(_key, below=mask_folder), str(root), "masks")
         by_stem(found, partial(_key, below=image_folder, tails=False), str(root), "files")
         lacking = [path for path, _ in found if _match(path, image_folder, by_name) is None]

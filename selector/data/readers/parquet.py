@@ -14,6 +14,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from selector.data._boxes import is_boxes
 from selector.data._files import files_of, split_of
 from selector.data._hashing import FileMemory
 from selector.data._items import SubsetItems
-from selector.data._tabular import other_columns
+from selector.data._tabular import other_columns, path_pictures
 from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS, Columns, LazyColumns, reads_text, table_of
 from selector.data.reader import Options, reader, split_rank
 from selector.modalities.image import content_hash, read_image_file
@@ -172,19 +173,34 @@ def _accepts(x: object, options: Options) -> bool:
 
 @reader("parquet", "a parquet file or a folder of them", _accepts, rank=30, columns=True)
 def _read(x: str | os.PathLike[str], options: Options) -> Table:
-    import pyarrow.parquet as pq
-
     root = Path(x).absolute()
-    files = sorted(files_of(root), key=lambda path: (split_rank(split_of(path)), path.name))
+    with readable(root):
+        return table_of(parquet_columns(root, options), options)
+
+
+@contextmanager
+def readable(root: Path) -> Iterator[None]:
+    """Where a file is read.
+
+    Raises:
+        TargetError: it is damaged.
+    """
     try:
-        return _table(root, files, pq.read_schema(files[0]), options)
+        yield
     except DAMAGE as error:
         raise TargetError(f"{root}: not a readable parquet file ({first_line(error)}); write it again.") from None
 
 
-def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -> Table:
+def parquet_columns(root: Path, options: Options, *, paths: bool = False) -> Columns:
+    """The columns of a file, or of those of a folder; within ``readable``.
+
+    Args:
+        paths: a column of texts may name images by their paths.
+    """
     import pyarrow.parquet as pq
 
+    files = sorted(files_of(root), key=lambda path: (split_rank(split_of(path)), path.name))
+    schema = pq.read_schema(files[0])
     folder = root if root.is_dir() else root.parent
     counts = [pq.read_metadata(path).num_rows for path in files]
     for path, count in zip(files, counts, strict=True):
@@ -207,14 +223,19 @@ def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -
                 expected = ", ".join(chosen) if texts else " and ".join(f"'{name}'" for name in chosen)
                 raise other_columns(path, other, [expected], files[0])
 
-    def pictures_of(column: str, rows: Sequence[int] | None) -> tuple[Items, Sequence[str], list[str]]:
-        names, hashes = [], []
-        with FileMemory(str(root), options.hash_mode) as memory:
-            for path, said, count in zip(files, shown, counts, strict=True):
-                names += [f"{said}:{row}" for row in range(count)]
-                # masks are hashed by the task that decodes them
-                hashes += _hashes(path, said, column, memory) if column not in MASK_COLUMNS else [""] * count
+    def pictures_of(
+        column: str, rows: Sequence[int] | None = None, *, masks: bool = False
+    ) -> tuple[Items, Sequence[str], list[str]]:
+        if paths and _is_string(schema.field(column).type):
+            return path_pictures(found.columns[column], rows, found.wheres, root, folder, options)
+        names = [f"{said}:{row}" for said, count in zip(shown, counts, strict=True) for row in range(count)]
         items: Items = ParquetItems(files, column)
+        if masks:
+            return items, names, []
+        hashes = []
+        with FileMemory(str(root), options.hash_mode) as memory:
+            for path, said in zip(files, shown, strict=True):
+                hashes += _hashes(path, said, column, memory)
         if rows is None:
             return items, names, hashes
         chosen = list(rows)
@@ -244,7 +265,7 @@ def _table(root: Path, files: list[Path], schema: pa.Schema, options: Options) -
         split_column=False,
         facts=_facts(schema),
     )
-    return table_of(found, options)
+    return found
 
 
 def _inner(kind: pa.DataType) -> pa.DataType | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from selector.core.contracts import RawImage
 from selector.core.errors import TargetError
 from selector.core.table import Table
-from selector.data._boxes import BoxCells, is_boxes
-from selector.data._items import is_tensor
+from selector.data._boxes import box_cells, is_boxes
+from selector.data._items import MappedItems, plain_mask
 from selector.data._memory import is_mask, raw_image
 from selector.data.columns import IMAGE_COLUMNS, MASK_COLUMNS
 from selector.data.reader import Options, annotated, reader
@@ -23,8 +24,8 @@ from selector.modalities.image import content_hash
 _LABELS = ("label", "labels", "target", "class", *MASK_COLUMNS, "y")
 
 
-class DatasetItems:
-    """Images of a dataset, made when asked for."""
+class _Pairs:
+    """Images and labels of a dataset, made when asked for."""
 
     def __init__(self, dataset: Any, where: str) -> None:
         self._dataset, self._where = dataset, where
@@ -33,11 +34,7 @@ class DatasetItems:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, index: int, /) -> RawImage:
-        image: RawImage = self.pair(index)[0]
-        return image
-
-    def pair(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: int, /) -> tuple[RawImage, Any]:
         """Image and label.
 
         Raises:
@@ -54,18 +51,8 @@ class DatasetItems:
         return raw_image(entry[0], f"{self._where}: item {index}"), entry[1]
 
 
-class DatasetMasks:
-    """The masks of a dataset, made when asked for."""
-
-    def __init__(self, items: DatasetItems) -> None:
-        self._items = items
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int, /) -> Any:
-        mask = self._items.pair(index)[1]
-        return mask.detach().cpu().numpy() if is_tensor(mask) else mask
+def _mask(pair: tuple[RawImage, Any]) -> Any:
+    return plain_mask(pair[1])
 
 
 def _of_mapping(entry: Mapping[str, object]) -> object:
@@ -91,25 +78,26 @@ def _read(x: Any, options: Options) -> Table:
     where = options.name or type(x).__name__
     if not hasattr(x, "__len__"):
         raise TargetError(f"{where} has no length; expected a map-style Dataset (with __len__ and __getitem__).")
-    items = DatasetItems(x, where)
+    pairs = _Pairs(x, where)
     hashes: list[str] = []
     labels: list[Any] = []
     masks = False
-    for index in range(len(items)):
-        image, label = items.pair(index)
+    for index in range(len(pairs)):
+        image, label = pairs[index]
         hashes.append(content_hash(image))
         masks = masks or is_mask(label)
         labels.append(None if masks else _plain(label))
-    if hashes and content_hash(items[0]) != hashes[0]:
+    if hashes and content_hash(pairs[0][0]) != hashes[0]:
         raise TargetError(
             f"{where}: item 0 differs each time it is read; leave random augmentation out of the dataset."
         )
-    boxes = bool(labels) and not masks and all(label is None or is_boxes(label) for label in labels)
+    first: Any = next((label for label in labels if label is not None), None)
+    boxes = not masks and is_boxes(first) and all(label is None or is_boxes(label) for label in labels)
     names = [f"item {index}" for index in range(len(hashes))]
-    schema = {"box_format": "xyxy" if "boxes" in (labels[0] or {}) else "xywh"} if boxes else {}
+    schema = {"box_format": "xyxy" if "boxes" in first else "xywh"} if boxes else {}
     return annotated(
-        Table(where, options.name or where.lower(), "image", items, names, hashes),
-        DatasetMasks(items) if masks else BoxCells(labels, names, where) if boxes else labels,
+        Table(where, options.name or where.lower(), "image", MappedItems(pairs, itemgetter(0)), names, hashes),
+        MappedItems(pairs, _mask) if masks else box_cells(labels, names, where) if boxes else labels,
         options,
         role="mask" if masks else "boxes" if boxes else "label",
         class_names=None if masks or boxes else _class_names(x, labels),

@@ -6,7 +6,6 @@ says which are meant: ``segmentation`` or ``detection`` (masks when not given).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +27,7 @@ from selector.data._trees import (
     named_classes,
     picture_table,
     split_among,
+    without_suffix,
 )
 from selector.data.reader import SPLIT_NAMES, Options, reader, split_rank
 from selector.modalities.image import is_image_name
@@ -103,12 +103,8 @@ def _sets(root: Path, kind: str) -> dict[str, str]:
 
 
 def _of_masks(root: Path, options: Options) -> Table:
-    images = by_stem(
-        listed(root / _PICTURES, is_image_name), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "files"
-    )
-    masks = by_stem(
-        listed(root / _MASKS, is_image_name), lambda p: str(PurePosixPath(p).with_suffix("")), str(root), "masks"
-    )
+    images = by_stem(listed(root / _PICTURES, is_image_name), without_suffix, str(root), "files")
+    masks = by_stem(listed(root / _MASKS, is_image_name), without_suffix, str(root), "masks")
     sets = _sets(root, "Segmentation")
     stems = sorted(sets or masks)
     lost = [f"{_PICTURES}/{stem}.jpg" for stem in stems if stem not in images]
@@ -138,13 +134,8 @@ def _of_masks(root: Path, options: Options) -> Table:
 
 def _of_boxes(root: Path, options: Options) -> Table:
     inside = (root / _PICTURES).is_dir()
-    files = (
-        [f"{_BOXES}/{p}" for p, _ in listed(root / _BOXES, _is_xml)]
-        if inside
-        else [p for p, _ in listed(root, _is_xml)]
-    )
-    every = listed(root / _PICTURES, is_image_name) if inside else listed(root, is_image_name)
-    images = {(f"{_PICTURES}/{path}" if inside else path): status for path, status in every}
+    files = [path for path, _ in listed(root, _is_xml, _BOXES if inside else "")]
+    images = dict(listed(root, is_image_name, _PICTURES if inside else ""))
     by_name: dict[str, list[str]] = {}
     for path in images:
         by_name.setdefault(PurePosixPath(path).stem, []).append(path)
@@ -249,6 +240,6 @@ def _parse(path: Path) -> ElementTree.Element:
         root = builder.close()
     except (expat.ExpatError, AssertionError) as error:
         raise TargetError(f"{path}: not readable as XML ({error}).") from None
-    if not re.fullmatch(r"annotation", root.tag):
+    if root.tag != "annotation":
         raise TargetError(f"{path}: its root is <{root.tag[:40]}>; expected <annotation>.")
     return root

@@ -13,7 +13,16 @@ from selector.core.errors import TargetError
 from selector.core.table import Table
 from selector.data._class_names import class_schema, read_mapping, usual_file
 from selector.data._text_rows import read_utf8
-from selector.data._trees import Entry, by_stem, first_missing, is_folder, listed, picture_table, split_among
+from selector.data._trees import (
+    Entry,
+    by_stem,
+    first_missing,
+    is_folder,
+    listed,
+    picture_table,
+    split_among,
+    without_suffix,
+)
 from selector.data.reader import Options, reader
 from selector.modalities.image import is_image_name
 from selector.options.data import PathLike
@@ -39,12 +48,8 @@ def _labels(root: Path) -> list[Entry]:
     inside = [(path, s) for path, s in files if "labels" in path.lower().split("/")[:-1]]
     if inside:
         return inside
-    there = {_stem(path) for path, _ in listed(root, is_image_name)}
-    return [(path, s) for path, s in files if _stem(path) in there]
-
-
-def _stem(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix(""))
+    there = {without_suffix(path) for path, _ in listed(root, is_image_name)}
+    return [(path, s) for path, s in files if without_suffix(path) in there]
 
 
 @reader("yolo", "a folder of YOLO text files (images/, labels/ and data.yaml or classes.txt)", _accepts, rank=15)
@@ -55,11 +60,10 @@ def _read(x: PathLike, options: Options) -> Table:
     said = read_mapping(spec) if spec is not None else None
     if said is not None and not isinstance(said, Mapping):
         raise TargetError(f"{spec}: found a {type(said).__name__}; expected names, train and val.")
-    labels = by_stem(_labels(root), lambda path: _stem(_key(path)), str(root), "annotations")
+    labels = by_stem(_labels(root), _key, str(root), "annotations")
     images = listed(root, is_image_name)
-    by_stem(images, lambda path: _stem(_key(path)), str(root), "files")
-    stems = {_stem(_key(path)) for path, _ in images}
-    lost = [path for stem, (path, _) in labels.items() if stem not in stems]
+    keys = by_stem(images, _key, str(root), "files")
+    lost = [path for key, (path, _) in labels.items() if key not in keys]
     if lost:
         raise TargetError(f"{root}: no image for {first_missing(sorted(lost))}; add it or remove the file.")
     names = [path for path, _ in images]
@@ -71,7 +75,7 @@ def _read(x: PathLike, options: Options) -> Table:
         images,
         options,
         "boxes",
-        [_boxes(root / labels[stem][0]) if (stem := _stem(_key(path))) in labels else None for path in names],
+        [_boxes(root / labels[key][0]) if key in labels else None for key in map(_key, names)],
         schema={"box_format": "cxcywhn", **_names(root, spec, said)},
         splits=splits,
         path=given,
@@ -79,8 +83,8 @@ def _read(x: PathLike, options: Options) -> Table:
 
 
 def _key(path: str) -> str:
-    """A path without its folder ``images`` or ``labels``, which is what an image and its file differ by."""
-    parts = path.split("/")
+    """A path without its suffix and its folder ``images`` or ``labels``, which an image and its file differ by."""
+    parts = without_suffix(path).split("/")
     return "/".join(part for part in parts[:-1] if part.lower() not in ("images", "labels")) + "/" + parts[-1]
 
 

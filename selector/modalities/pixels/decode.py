@@ -238,9 +238,14 @@ def thumbnail(raw: RawImage) -> str:
     """
     image = Image.fromarray(decode_rgb(raw))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return data_uri(image, quality=75)
+
+
+def data_uri(image: Image.Image, form: str = "JPEG", **options: int) -> str:
+    """An image as a ``data:`` URI; ``options`` of the format."""
     content = io.BytesIO()
-    image.save(content, "JPEG", quality=75)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    image.save(content, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def canvas_of(items: Items, short_side: int) -> tuple[int, int]:

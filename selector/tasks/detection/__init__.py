@@ -15,7 +15,8 @@ from selector.core.table import Facet, RowPlan
 from selector.core.task import Evaluator, Probe, Section, Stats, Traced
 from selector.modalities.image import read_image
 from selector.tasks import task
-from selector.tasks._maps import MapTask, rounded, telling
+from selector.tasks._error_analysis import rounded
+from selector.tasks._maps import MapTask, telling
 from selector.tasks.detection.box_predictions import (
     RECALLS,
     SIZES,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from selector.core.contracts import spread
 from selector.core.errors import SelectorError
 from selector.core.prediction import Prediction, Predictions
 from selector.core.task import NotFinite, Stats
-from selector.modalities.image import read_image
+from selector.modalities.image import data_uri, read_image
 from selector.tasks.detection.box_rows import ious
 from selector.tasks.segmentation.mask_predictions import OVERLAYS, SMALL, free_name
 from selector.tasks.segmentation.reading import voc_palette
@@ -194,9 +192,7 @@ def with_boxes(
 
 def small_copy(picture: np.ndarray, boxes: Sequence[FoundBox], class_names: Sequence[str]) -> str:
     """A small copy of ``with_boxes`` as a ``data:`` URI."""
-    content = io.BytesIO()
-    with_boxes(picture, boxes, class_names, SMALL).save(content, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return data_uri(with_boxes(picture, boxes, class_names, SMALL), quality=85)
 
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

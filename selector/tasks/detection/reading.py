@@ -13,7 +13,7 @@ from selector.core.contracts import noun_of
 from selector.core.errors import ConfigError, TargetError, did_you_mean
 from selector.core.table import Table
 from selector.modalities.image import upright_size
-from selector.tasks._read_labels import first_of
+from selector.tasks._read_labels import first_of, numbered
 
 FORMATS = ("xywh", "xyxy", "cxcywh", "cxcywhn")
 """Left, top, width, height; left, top, right, bottom; center, width, height; the same as shares of the image."""
@@ -135,7 +135,10 @@ class DetectionReading:
                 clipped += beyond
             labels = [_label(one, i, fixed) for i in keep]
             found.append((corners, labels, size))
-        names, lookup, notes = _names(table, found, fixed)
+        used = {label for _, labels, _ in found for label in labels}
+        if not used:
+            raise TargetError(f"{table.where}: no {noun_of(table.modality)} has a box; there is nothing to learn.")
+        number, names, notes = numbered(used, fixed, "classes have no box")
         if crowd:
             notes.append(f"{crowd} boxes of crowds were left out")
         if clipped:
@@ -146,7 +149,7 @@ class DetectionReading:
                 f"{none} {noun_of(table.modality)}s have no box; they count as images in which there is nothing to find"
             )
         boxes = tuple(
-            Boxes(corners.astype(np.float32), np.array([lookup[v] for v in labels], np.int64), size)
+            Boxes(corners.astype(np.float32), np.array([number[v] for v in labels], np.int64), size)
             for corners, labels, size in found
         )
         return BoxAnnotations(boxes, names, table.where, noun_of(table.modality), tuple(notes))
@@ -265,16 +268,3 @@ def _label(one: _One, index: int, fixed: Sequence[str] | None) -> Any:
     if isinstance(label, bool) or not isinstance(label, int | np.integer) or not 0 <= label < len(fixed):
         one.fail(index, f"has the unknown class {label!r}; expected 0..{len(fixed) - 1} ({first_of(fixed, 3)}).")
     return int(label)
-
-
-def _names(
-    table: Table, found: Sequence[tuple[np.ndarray, list[Any], Any]], fixed: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[Any, int], list[str]]:
-    used = sorted({label for _, labels, _ in found for label in labels}, key=lambda v: (isinstance(v, str), v))
-    if not used:
-        raise TargetError(f"{table.where}: no {noun_of(table.modality)} has a box; there is nothing to learn.")
-    names = tuple(str(value) if fixed is None else fixed[value] for value in used)
-    notes = []
-    if fixed is not None and len(used) < len(fixed):
-        notes.append(f"{len(fixed) - len(used)} of {len(fixed)} classes have no box and were left out")
-    return names, {value: place for place, value in enumerate(used)}, notes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -19,8 +18,9 @@ from selector.core.table import Facet, RowPlan
 from selector.core.task import BalanceOptions, Evaluator, NotFinite, Probe, Section, Stats
 from selector.modalities.image import read_image
 from selector.tasks import task
-from selector.tasks._classes import balanced_note, weights_of_counts
-from selector.tasks._maps import MapTask, rounded, telling
+from selector.tasks._classes import balanced_note, class_weights
+from selector.tasks._error_analysis import most_confused, rounded
+from selector.tasks._maps import MapTask, telling
 from selector.tasks.segmentation.mask_predictions import (
     SegmentedImage,
     SegmentedImages,
@@ -55,7 +55,8 @@ def points_of(mask: np.ndarray, count: int, ignore: int, content: str, seed: int
         content: hash of the image.
     Cost: a random number a pixel.
     """
-    keys = _keys(content, mask.shape[0], mask.shape[1], seed)
+    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(f"{content} points {seed}".encode()))
+    keys = rng.random(mask.size, dtype=np.float32)
     flat = mask.ravel()
     known = np.flatnonzero(flat != ignore)
     classes, inverse, sizes = np.unique(flat[known], return_inverse=True, return_counts=True)
@@ -74,12 +75,6 @@ def relative(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Middles of pixels (R, 2) as x, y in 0..1, float32."""
     height, width = size
     return np.stack([(points[:, 1] + 0.5) / width, (points[:, 0] + 0.5) / height], 1).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=4)
-def _keys(content: str, height: int, width: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(f"{content} points {seed}".encode()))
-    return rng.random(height * width, dtype=np.float32)
 
 
 METRICS: Mapping[str, Metric] = {"miou": Metric(), "pixel_accuracy": Metric()}
@@ -263,7 +258,7 @@ class Segmentation(SegmentationReading, MapTask):
             network.decoder.start_from(init["weight"], init["bias"], init["scale"])
         masks = _masks(target)
         pixels = masks.pixels[target.indices("train")].sum(axis=0)
-        weights = None if self.balance == "none" else weights_of_counts(pixels, always=self.balance == "weights")
+        weights = None if self.balance == "none" else class_weights(pixels, always=self.balance == "weights")
         return SegmentationLearner(network, classes, weights, masks.ignore_index, self.label_smoothing)
 
     def notes(self, target: Target) -> list[str]:
@@ -480,19 +475,14 @@ def _section(stats: SegmentationStats, class_names: Sequence[str]) -> Section:
     ]
     tables: dict[str, Sequence[Mapping[str, object]]] = {"results by class": lines}
     if "confusion" in stats.summary:
-        off = np.array(stats.summary["confusion"])
-        np.fill_diagonal(off, 0)
-        order = np.argsort(-off, axis=None, kind="stable")[:30]
-        pairs = [divmod(int(place), len(off)) for place in order]
         tables["pixels taken for another class"] = [
             {
                 "class": class_names[a],
                 "predicted": class_names[b],
-                "pixels": int(off[a, b]),
-                "share of the class": rounded(off[a, b] / truth[a]),
+                "pixels": count,
+                "share of the class": rounded(count / truth[a]),
             }
-            for a, b in pairs
-            if off[a, b]
+            for a, b, count in most_confused(np.array(stats.summary["confusion"]))
         ]
     each = stats.of_each()
     samples = [{"row": row, "group": group, "note": f"mIoU {each[row]:.3f}"} for row, group in telling(each, 2).items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from PIL import Image
 
 from selector.core.errors import SelectorError
 from selector.core.prediction import Prediction, Predictions
-from selector.modalities.image import read_image, read_image_file, upright_size
+from selector.modalities.image import data_uri, read_image, read_image_file, upright_size
 from selector.tasks.segmentation.reading import voc_palette
 
 if TYPE_CHECKING:
@@ -212,13 +211,9 @@ def small_overlay(picture: np.ndarray, classes: np.ndarray, ignore: int | None =
     """A small copy of ``overlaid`` as a ``data:`` URI."""
     image = Image.fromarray(overlaid(picture, classes, ignore))
     image.thumbnail((SMALL, SMALL))
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return data_uri(image, quality=85)
 
 
 def swatch(number: int) -> str:
     """A square in the color of a class, as a ``data:`` URI."""
-    content = io.BytesIO()
-    Image.new("RGB", (8, 8), voc_palette()[number % 256]).save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return data_uri(Image.new("RGB", (8, 8), voc_palette()[number % 256]), "PNG")

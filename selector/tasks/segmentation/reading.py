@@ -41,6 +41,7 @@ class MaskAnnotations:
         values: (C,) the value of each class in the files, for masks that are written in the same way; of masks in
             colors 0xRRGGBB.
         ignored_value: the value in the files that is no class, or None.
+        in_colors: classes are colors.
     """
 
     class_names: tuple[str, ...]
@@ -54,6 +55,7 @@ class MaskAnnotations:
     raw: Sequence[Any]
     indices: np.ndarray
     labels: None = None
+    in_colors: bool = False
 
     @property
     def ignore_index(self) -> int:
@@ -70,8 +72,7 @@ class MaskAnnotations:
 
     def __getitem__(self, index: int, /) -> np.ndarray:
         """The mask (H, W), uint8 (uint16 beyond 255 classes): 0..C-1, and ``ignore_index`` where there is no class."""
-        found, _ = mask_values(self.raw[int(self.indices[index])])
-        codes = packed(found) if found.ndim == 3 else found
+        codes = _codes(*mask_values(self.raw[int(self.indices[index])]), in_colors=self.in_colors)
         order = np.argsort(self.values)
         place = np.searchsorted(self.values, codes, sorter=order)
         classes = order[np.minimum(place, len(order) - 1)]
@@ -147,7 +148,7 @@ class SegmentationReading:
         pixels = np.array([[one.counts.get(int(value), 0) for value in values] for one in seen], dtype=np.int64)
         return MaskAnnotations(
             class_names, pixels, values, ignored, tuple(one.hash for one in seen), table.where, noun_of(table.modality),
-            tuple(notes), raw, np.arange(len(table)),
+            tuple(notes), raw, np.arange(len(table)), in_colors=colors is not None,
         )  # fmt: skip
 
 
@@ -182,19 +183,25 @@ def _look(table: Table, raw: Sequence[object], names: Sequence[str], colors: obj
     counts: Counter[int] = Counter()
     rows = max(1, _AT_A_TIME // max(1, values.shape[1]))
     for start in range(0, len(values), rows):  # counting takes eight bytes a pixel and more
-        counts.update(_counts(values[start : start + rows], palette, in_colors=colors is not None))
+        counts.update(_counts(_codes(values[start : start + rows], palette, in_colors=colors is not None)))
     content = mask if isinstance(mask, bytes) else np.asarray(mask)
     return _Seen(counts, palette, content_hash(content))
 
 
-def _counts(values: np.ndarray, palette: Sequence[tuple[int, int, int]] | None, *, in_colors: bool) -> dict[int, int]:
-    """Pixels by value; of a mask whose classes are colors, by 0xRRGGBB."""
+def _codes(values: np.ndarray, palette: Sequence[tuple[int, int, int]] | None, *, in_colors: bool) -> np.ndarray:
+    """The values of a mask; 0xRRGGBB where its classes are colors."""
     if values.ndim == 3:
-        values = packed(values)
-    elif in_colors and palette is None:  # black and other grays of a mask in colors
-        values = values.astype(np.int64) * 0x010101
-    elif in_colors:
-        values = packed(np.array(palette, np.int64).reshape(-1, 3))[np.minimum(values, len(palette or ()) - 1)]
+        return packed(values)
+    if in_colors and palette is None:  # black and other grays of a mask in colors
+        return values.astype(np.int64) * 0x010101
+    if in_colors:
+        colors = packed(np.array(palette, np.int64).reshape(-1, 3))
+        values = colors[np.minimum(values, len(colors) - 1)]
+    return values
+
+
+def _counts(values: np.ndarray) -> dict[int, int]:
+    """Pixels by value."""
     if values.dtype == np.uint8:
         counted = np.bincount(values.ravel(), minlength=256)
         return {int(value): int(counted[value]) for value in np.flatnonzero(counted)}
