@@ -14,7 +14,7 @@ from selector.run.job import Shared
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
-from selector.tuning.plan import STEPS_AT_LEAST, StrategyCost
+from selector.tuning.plan import BACKWARD, STEPS_AT_LEAST, StrategyCost
 from selector.tuning.trial import Trial, key_of, rates_of
 from selector.tuning.workbench import Loaded, Workbench
 
@@ -190,8 +190,8 @@ class Field:
     def cost(self, configuration: Configuration) -> StrategyCost:
         """What the configuration costs, as far as it has been measured."""
         forward = configuration.loaded.forward_seconds
-        if math.isnan(forward):  # never measured: a step is about three forward passes
-            forward = configuration.step_seconds / 3 / self.bench.batch_size
+        if math.isnan(forward):  # never measured
+            forward = configuration.step_seconds / BACKWARD / self.bench.batch_size
         saving = 4 * configuration.loaded.encoder.num_parameters / 200e6
         return StrategyCost(
             configuration.step_seconds,

@@ -48,6 +48,14 @@ class StrategyCost:
         """As foreseen from ``seconds`` of a forward pass of an item, before anything was trained."""
         return cls(BACKWARD * batch * seconds, val * seconds, 1.0)
 
+    def seconds(self, steps: float) -> float:
+        """Of a training of so many steps."""
+        return self.start + self.evaluate + self.step * steps
+
+    def resized(self, area: float) -> StrategyCost:
+        """Of items of so many times the area."""
+        return StrategyCost(self.step * area, self.evaluate * area, self.start)
+
 
 @dataclass(frozen=True)
 class Round:
@@ -123,15 +131,9 @@ def rounds_of(
 def seconds_of(rounds: Sequence[Round], configurations: Sequence[StrategyCost], again: float = 0.0) -> float:
     """What the rounds cost if the most expensive configurations go on, and ``again`` times the last one's steps of one."""
     last = again * rounds[-1].steps if rounds else 0.0
-    total = max((c.start + c.evaluate + c.step * last for c in configurations), default=0.0) if last else 0.0
+    total = max((c.seconds(last) for c in configurations), default=0.0) if last else 0.0
     for each in rounds:
-        costs = sorted(
-            (
-                configuration.start + configuration.evaluate + configuration.step * each.steps
-                for configuration in configurations
-            ),
-            reverse=True,
-        )
+        costs = sorted((c.seconds(each.steps) for c in configurations), reverse=True)
         total += each.rates * sum(costs[: each.configurations])
     return total
 
@@ -209,7 +211,7 @@ def foresee(
     for count in range(len(native), 0, -1):
         for epochs in (GOOD_EPOCHS, FEW_EPOCHS):
             for factor in FACTORS if reduced and budget is not None else FACTORS[:1]:
-                costs = [StrategyCost(c.step * factor**2, c.evaluate * factor**2, c.start) for c in native[:count]]
+                costs = [cost.resized(factor**2) for cost in native[:count]]
                 plan = make_plan(
                     costs,
                     budget=budget,

@@ -203,8 +203,7 @@ def _largest_factor(
             for configuration in kept:
                 loaded = configuration.loaded
                 grown = math.prod(_side(loaded, factor)) / areas[configuration.label] if len(factors) > 1 else 1.0
-                cost = known[configuration.label]
-                costs.append(StrategyCost(cost.step * grown, cost.evaluate * grown, cost.start))
+                costs.append(known[configuration.label].resized(grown))
                 resized = factor != 1.0 if len(factors) > 1 else loaded.resized is not None
                 if resized and loaded.native_probe is not None and not math.isnan(loaded.forward_seconds):
                     starts[loaded.name] = loaded.forward_seconds * grown * _start_rows(field)

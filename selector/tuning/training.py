@@ -81,6 +81,28 @@ class Planned:
     seconds: float | None = None
     all_labels: bool = False
 
+def planned(
+    field: Field,
+    configuration: Configuration,
+    steps: int,
+    seed: int | None = None,
+    *,
+    seconds: float | None = None,
+    all_labels: bool = False,
+) -> Planned:
+    """A training of so many steps, at the rate of the best run or, before there is one, the first by preference."""
+    rate = configuration.best.trial.rate if configuration.best else field.rates(configuration)[0]
+    takes = seconds_for(field, configuration, steps)
+    return Planned(configuration, (rate,), field.seed if seed is None else seed, steps, takes, seconds, all_labels)
+
+
+def seconds_for(field: Field, configuration: Configuration, steps: int) -> float:
+    """What a training takes; one that was only estimated is corrected by what the others took of their estimates."""
+    seconds = field.cost(configuration).seconds(steps)
+    took = [c.step_seconds / c.estimated_seconds for c in field.configurations if c.best]
+    return seconds if configuration.best or not took else seconds * max(took)
+
+
 
 def train_configurations(
     field: Field, entries: Sequence[Planned], kept: float = 0.0

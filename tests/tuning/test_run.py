@@ -308,7 +308,7 @@ def test_what_is_left_of_a_budget_trains_rivals_as_long_as_the_leader(
             record = Record(facts, right_on(0.9, labels_of(field.bench)))
             yield entry.configuration, [Run(Trial(name, "full", entry.rates[0], 0), entry.steps, record)]
 
-    monkeypatch.setattr("selector.tuning.run.train_configurations", trained)
+    monkeypatch.setattr("selector.tuning.rounds.train_configurations", trained)
     train_rivals(field)
     assert not asked  # without a budget nothing is left
     field.clock.budget = 60.0
