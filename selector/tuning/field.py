@@ -56,6 +56,11 @@ class Configuration:
     def label(self) -> str:
         return f"{self.loaded.name} {self.strategy}"
 
+    @property
+    def runs(self) -> list[Run]:
+        """What is compared in the end: its best run, and those with other seeds."""
+        return [] if self.best is None else [self.best, *self.repeats]
+
 
 @dataclass
 class Field:
