@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from selector.core.task import Learner, Stats
+from selector.core.contracts import Target
+from selector.core.task import Learner, Stats, Task
 from selector.ranking.outlook import expected_gain, spread
 from selector.ranking.second_stage import Z90
 from selector.results import Measurement
@@ -194,7 +195,7 @@ def _test(
                 split = "test" if tested else "val"
                 if not tested:
                     stats = _final(field, loaded, run, "val", context, saved=True)
-                analysis = _error_analysis(field, stats, split)
+                analysis = error_analysis(bench.task, bench.target, bench.indices[split], stats, split)
                 if bench.task.draws and loaded.encoder.module is not None:
                     _draw(field, loaded, run, module, analysis["samples"], context)
     return tests, best, analysis
@@ -208,10 +209,9 @@ def _final(
     return final_stats(field.bench, loaded, run.trial, run.steps, split, context)
 
 
-def _error_analysis(field: Field, stats: Stats, split: str) -> dict[str, Any]:
-    """The error analysis of the best model; its samples name their items."""
-    target, items = field.bench.target, field.bench.indices[split]
-    found = field.bench.task.report(stats, target.class_names).to_dict()
+def error_analysis(task: Task, target: Target, items: np.ndarray, stats: Stats, split: str) -> dict[str, Any]:
+    """The error analysis of a model on the items of a ``split``, as plain JSON; its samples name their items."""
+    found = task.report(stats, target.class_names).to_dict()
     for sample in found["samples"]:
         sample["index"] = int(items[sample.pop("row")])
         sample["name"] = str(target.names[sample["index"]])
