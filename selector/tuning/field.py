@@ -14,7 +14,7 @@ from selector.run.job import Shared
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
-from selector.tuning.plan import BACKWARD, STEPS_AT_LEAST, StrategyCost
+from selector.tuning.plan import BACKWARD, STEPS_AT_LEAST, Round, StrategyCost
 from selector.tuning.trial import Trial, key_of, rates_of
 from selector.tuning.workbench import Loaded, Workbench
 
@@ -123,9 +123,19 @@ class Field:
         train, val = (len(self.bench.indices[split]) for split in ("train", "val"))
         return (train + val) / train
 
+    @property
+    def again(self) -> float:
+        """As many of the winner's steps have time for a last training on all labels; see ``plan.TrainingPlan``."""
+        return float(self.clock.state.get("again", 0.0))
+
     def alive(self) -> list[Configuration]:
         """Configurations that are still in."""
         return [configuration for configuration in self.configurations if configuration.alive]
+
+    def keep(self, rounds: Sequence[Round]) -> None:
+        """The rounds that the same call goes on with."""
+        self.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
+        self.clock.remember()
 
     def rates(self, configuration: Configuration) -> tuple[float, ...]:
         """The learning rates to try, by preference: first the one of an earlier training."""

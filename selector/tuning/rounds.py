@@ -26,7 +26,7 @@ def run_rounds(field: Field, plan: TrainingPlan) -> None:
         if number:
             _halve(field, this.configurations)
         if not _run_round(field, number, this, rounds[number + 1 :]):
-            _keep(field, rounds[: number + 1])
+            field.keep(rounds[: number + 1])
             break
         number += 1
         field.clock.state["done"] = max(number, int(field.clock.state["done"]))
@@ -36,7 +36,7 @@ def run_rounds(field: Field, plan: TrainingPlan) -> None:
         if number < len(rounds) and stop_if_settled(field, math.log2(max(2.0, rounds[-1].steps / this.steps))):
             # nobody is left to compare with: the leader gets the time of its rivals
             rounds = [*rounds[:number], Round(rounds[-1].steps, 1, 1)]
-            _keep(field, rounds)
+            field.keep(rounds)
     if field.empty_handed():
         _train_one(field)
 
@@ -59,8 +59,7 @@ def _fitted(field: Field, rounds: Sequence[Round], number: int) -> list[Round]:
     grown = field.clock.state.setdefault("grown", [])
     most = int(field.clock.state.get("wanted", 0)) if number and number not in grown else 0
     done = rounds[number - 1].steps if number else 0
-    again = float(field.clock.state.get("again", 0.0))
-    rest = fit_rest(rounds[number:], field.costs(going_on), max(0.0, field.clock.left), done, most, again)
+    rest = fit_rest(rounds[number:], field.costs(going_on), max(0.0, field.clock.left), done, most, field.again)
     if not rest:
         field.clock.tell(f"The budget ended after round {number}.")
     elif rest[0].steps < rounds[number].steps or len(rest) < len(rounds) - number:
@@ -70,13 +69,8 @@ def _fitted(field: Field, rounds: Sequence[Round], number: int) -> list[Round]:
     if most:
         grown.append(number)
     fitted = [*rounds[:number], *rest]
-    _keep(field, fitted)
+    field.keep(fitted)
     return fitted
-
-
-def _keep(field: Field, rounds: Sequence[Round]) -> None:
-    field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
-    field.clock.remember()
 
 
 def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = ()) -> bool:
@@ -92,9 +86,8 @@ def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = 
     for c in configurations:
         rates = field.rates(c)[: this.rates] if number == 0 else (c.rate,)
         entries.append(Planned(c, rates, field.seed, this.steps, len(rates) * field.cost(c).seconds(this.steps)))
-    again = float(field.clock.state.get("again", 0.0))
     costs = [field.cost(one) for one in configurations]
-    kept = seconds_of([this, *later], costs, again) - seconds_of([this], costs)
+    kept = seconds_of([this, *later], costs, field.again) - seconds_of([this], costs)
     reached, begun = [], len(field.history)
     for configuration, runs in train_configurations(field, entries, kept):
         for run in runs:

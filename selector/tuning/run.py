@@ -232,13 +232,8 @@ def _check(
     if metric is not None and metric not in task.metrics:
         known = list(task.metrics)
         raise ConfigError(f"unknown metric '{metric}'{did_you_mean(metric, known) or '.'} Known: {', '.join(known)}.")
-    for name, value, least in (
-        ("budget", budget_seconds, 0.0),
-        ("max_steps", max_steps, 1),
-        ("resolution", resolution, 16),
-        ("batch_size", batch_size, 2),
-        ("epsilon", epsilon, 0.0),
-    ):
+    for name, value in numbers.items():
+        least = LEAST[name]
         if value is not None and (not math.isfinite(value) or value < least):
             raise ConfigError(f"{name} must be a number in the range [{least:g}, inf). Got {value}.")
     task.check(target)
@@ -320,7 +315,7 @@ def train_longer(field: Field) -> None:
         return
     if not done:
         one, two = (seconds_for(field, leader, some) for some in (1, 2))
-        each = (two - one) * (1 + float(field.clock.state.get("again", 0.0)))
+        each = (two - one) * (1 + field.again)
         fits = 1 + int((SHARE_OF_BUDGET * field.clock.left - one) / each) if each > 0 else 0
         steps = min(fits, wanted)
         done.append(steps if steps >= LONGER * _steps(leader) else 0)
