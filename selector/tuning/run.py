@@ -32,6 +32,7 @@ from selector.tuning.types import Cache, FineTuningResult, TuningCandidate
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Loaded, Workbench, device_of
 
+LEAST = {"budget": 0.0, "max_steps": 1, "resolution": 16, "batch_size": 2, "epsilon": 0.0}
 PARTS = ("models and frozen heads", "estimates", BETWEEN, "test split and verdict")
 QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 
@@ -106,7 +107,10 @@ def run_fine_tuning(
         StoreError: the disk is full; finished trainings are kept.
     """
     batch_size = task.batch(len(target.indices("train"))) if batch_size is None else batch_size
-    _check(candidates, target, task, strategies, budget_seconds, max_steps, metric, epsilon, resolution, batch_size)
+    _check(
+        candidates, target, task, strategies, metric,
+        budget=budget_seconds, max_steps=max_steps, resolution=resolution, batch_size=batch_size, epsilon=epsilon,
+    )  # fmt: skip
     settings = {
         "target": target.fingerprint,
         "task": task.address,
@@ -213,12 +217,8 @@ def _check(
     target: Target,
     task: Task,
     strategies: Sequence[str],
-    budget_seconds: float | None,
-    max_steps: int | None,
     metric: str | None,
-    epsilon: float | None,
-    resolution: int | None,
-    batch_size: int,
+    **numbers: float | None,
 ) -> None:
     if not candidates:
         raise ConfigError("fine-tuning needs at least one candidate. Got none.")
@@ -357,8 +357,7 @@ def repeat_leaders(field: Field) -> None:
 
 def _once_more(field: Field, leader: Configuration) -> float:
     """Seconds that are kept for a last training of the leader on all labels."""
-    again = float(field.clock.state.get("again", 0.0))
-    return seconds_for(field, leader, round(_steps(leader) * again)) if again else 0.0
+    return seconds_for(field, leader, round(_steps(leader) * field.again)) if field.again else 0.0
 
 
 def _steps(configuration: Configuration) -> int:
