@@ -212,6 +212,10 @@ def test_a_column_of_a_table_is_read(make, ending, tmp_path):
     assert [row.item for row in pairs] == ["the sun, and rain | yes", "goal | no"]
     with pytest.raises(ConfigError, match=r"text_column=\['spoken'\]: 'spoken' is missing.*Columns: id, said, answer"):
         model.predict(file, text_column="spoken")
+    with pytest.raises(ConfigError, match=r"'answer'\]: expected one column of texts, or the two of pairs; name"):
+        model.predict(file, text_column=("id", "said", "answer"))
+    with pytest.raises(ConfigError, match=r"\['said', 'answer'\]: expected one column of texts; name"):
+        make("words").predict(file, text_column=("said", "answer"))
     if ending != ".jsonl":
         with pytest.raises(ConfigError, match=r"which column holds the texts\? name it with text_column"):
             model.predict(file)
