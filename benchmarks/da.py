@@ -37,7 +37,7 @@ from selector.tasks.adaptation import Adaptation
 from selector.tuning import model_selection
 from selector.tuning.adapt import Adapted, adapted_by, domains_of
 from selector.tuning.domains import beyond_class_shares
-from selector.tuning.model_selection import COMBINED, combined_ranks, preferences
+from selector.tuning.model_selection import COMBINED, combined_ranks, preferring
 from selector.zoo import load_zoo, select
 
 RESULTS = Path(__file__).parent / "results" / "da.csv"
@@ -118,7 +118,7 @@ def pair_rows(
     found: dict[str, list[dict[str, Any]]] = {}
     for (model, _), (adapted, row) in made.items():
         view = adapted.view.beside(pool)
-        row["preferred_by"] = preferences(view, made[model, "source-only"][0].view)
+        row["preferred_by"] = len(preferring(view, made[model, "source-only"][0].view))
         row |= {name: model_selection.VALIDATORS[name](view) for name in VALIDATORS}
         row["source_val_accuracy"] = row["source-validation"]
         row["accuracy"] = float((adapted.target.argmax(axis=1) == hidden).mean())

@@ -30,12 +30,14 @@ from selector.tuning.labeling import Labeling
 from selector.tuning.model_selection import COMBINED, Chosen, View, choose, expected_to_win, suited
 from selector.tuning.strategies.adapted_heads import HeadStrategy
 from selector.tuning.types import Trained, TuningCandidate
+from selector.tuning.verdict import error_analysis
 from selector.tuning.workbench import Loaded, Workbench
 
 Key = tuple[str, str]
 OnRecord = Callable[[TuningCandidate], contextlib.AbstractContextManager[None]]
 POINTS = 400  # of each domain in the projection
 UNCERTAIN = 12
+SHOWN = "val of the source domain"
 PARTS = ("features and adapted heads", BETWEEN, "choice and final metrics")
 
 
@@ -394,8 +396,8 @@ def _finals(
 def _measurement(
     key: Key, adapted: Adapted, chosen: Chosen, target: Target, task: Adaptation, final: Mapping[str, float]
 ) -> Measurement:
-    labels = task.labels(target.labels_of(target.indices("val")))
-    stats = task.stats(adapted.val, labels, float(adapted.context["temperature"]))
+    items = target.indices("val")  # the only ones whose labels may be shown before a figure
+    stats = task.stats(adapted.val, task.labels(target.labels_of(items)), float(adapted.context["temperature"]))
     handed = key == chosen.name
     return Measurement(
         key[1],
@@ -415,7 +417,7 @@ def _measurement(
             "validators": dict(chosen.values[key]),
             "context": dict(adapted.context),
             **adapted.head.facts,
-            **({"error_analysis": _analysis(adapted, target, task)} if handed else {}),
+            **({"error_analysis": error_analysis(task, target, items, stats, SHOWN)} if handed else {}),
         },
     )
 
@@ -423,17 +425,6 @@ def _measurement(
 def _cut(made: Mapping[Key, Adapted]) -> list[str]:
     """What the budget cut short."""
     return [f"{' '.join(key)}: {a.head.note}." for key, a in made.items() if a.head.note]
-
-
-def _analysis(adapted: Adapted, target: Target, task: Adaptation) -> dict[str, Any]:
-    """The error analysis on the source's validation items: the only ones whose labels may be shown before a figure."""
-    items = target.indices("val")
-    stats = task.stats(adapted.val, task.labels(target.labels_of(items)), float(adapted.context["temperature"]))
-    found = task.report(stats, target.class_names).to_dict()
-    for sample in found["samples"]:
-        sample["index"] = int(items[sample.pop("row")])
-        sample["name"] = str(target.names[sample["index"]])
-    return {"split": "val of the source domain", **found}
 
 
 def _failed(candidate: TuningCandidate, pool: _Pool, task: Adaptation) -> tuple[Measurement, ...]:

@@ -92,12 +92,10 @@ def network_outputs(
         raise TrainingError("; ".join(record.facts["notes"]) or record.status)
     module = module_of(bench, loaded, trial, steps)
     feed = bench.feed(loaded.preprocess)
-    outputs: dict[str, np.ndarray] = {}
+    outputs = {split: outputs_of(bench, loaded, module, bench.target.indices(split)) for split in ("val", UNLABELED)}
     features: dict[str, np.ndarray] = {}
     for split in ("train", "val", UNLABELED):
-        items = bench.target.indices(split)
-        outputs[split] = outputs_of(bench, loaded, module, items)
-        rows = bench.rows_of(module, feed, items, bf16=loaded.bf16)[1]
+        rows = bench.rows_of(module, feed, bench.target.indices(split), bf16=loaded.bf16)[1]
         assert rows is not None
         features[split] = rows
     head = head_layer(cast(Learner, module).network)

@@ -14,7 +14,7 @@ from selector.run.job import Shared
 from selector.tuning.clock import RESERVE_SECONDS, Clock
 from selector.tuning.compare import Standing, standings
 from selector.tuning.journal import Record
-from selector.tuning.plan import STEPS_AT_LEAST, StrategyCost
+from selector.tuning.plan import BACKWARD, STEPS_AT_LEAST, Round, StrategyCost
 from selector.tuning.trial import Trial, key_of, rates_of
 from selector.tuning.workbench import Loaded, Workbench
 
@@ -57,6 +57,11 @@ class Configuration:
     @property
     def label(self) -> str:
         return f"{self.loaded.name} {self.strategy}"
+
+    @property
+    def runs(self) -> list[Run]:
+        """What is compared in the end: its best run, and those with other seeds."""
+        return [] if self.best is None else [self.best, *self.repeats]
 
 
 @dataclass
@@ -120,9 +125,19 @@ class Field:
         train, val = (len(self.bench.indices[split]) for split in ("train", "val"))
         return (train + val) / train
 
+    @property
+    def again(self) -> float:
+        """As many of the winner's steps have time for a last training on all labels; see ``plan.TrainingPlan``."""
+        return float(self.clock.state.get("again", 0.0))
+
     def alive(self) -> list[Configuration]:
         """Configurations that are still in."""
         return [configuration for configuration in self.configurations if configuration.alive]
+
+    def keep(self, rounds: Sequence[Round]) -> None:
+        """The rounds that the same call goes on with."""
+        self.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
+        self.clock.remember()
 
     def rates(self, configuration: Configuration) -> tuple[float, ...]:
         """The learning rates to try, by preference: first the one of an earlier training."""
@@ -192,8 +207,8 @@ class Field:
     def cost(self, configuration: Configuration) -> StrategyCost:
         """What the configuration costs, as far as it has been measured."""
         forward = configuration.loaded.forward_seconds
-        if math.isnan(forward):  # never measured: a step is about three forward passes
-            forward = configuration.step_seconds / 3 / self.bench.batch_size
+        if math.isnan(forward):  # never measured
+            forward = configuration.step_seconds / BACKWARD / self.bench.batch_size
         saving = 4 * configuration.loaded.encoder.num_parameters / 200e6
         return StrategyCost(
             configuration.step_seconds,

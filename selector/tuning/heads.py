@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -33,11 +33,12 @@ def solve(bench: Workbench, loaded: Loaded, deadline: float) -> Record | None:
     begun = bench.now()
     record = bench.journal.read(key)
     if record is None or record.status != "ok":
-        rows = _features(bench, loaded, ("train", "val"), deadline)
+        native = _native(bench, loaded)
+        rows = probe_rows(bench, native, ("train", "val"), deadline)
         probe = None if rows is None else bench.task.probe(bench.target, rows["train"], rows["val"])
         if rows is None or probe is None:
             return None
-        stats = _stats(bench, loaded, probe, rows["val"][1], "val")
+        stats = probe_stats(bench, native, probe, rows["val"][1], "val")
         facts = {
             "status": "ok",
             "curve": _curve(bench, rows, stats),
@@ -76,8 +77,9 @@ def frozen_stats(
     """
     assert loaded.native_probe is not None
     anew = saved and loaded.candidate.rounded and loaded.encoder.module is not None
-    rows = None if anew else _features(bench, loaded, (split,), math.inf)
-    return _stats(bench, loaded, loaded.native_probe, None if rows is None else rows[split][1], split, context)
+    native = _native(bench, loaded)
+    rows = None if anew else probe_rows(bench, native, (split,))
+    return probe_stats(bench, native, loaded.native_probe, None if rows is None else rows[split][1], split, context)
 
 
 def frozen_module(bench: Workbench, loaded: Loaded) -> nn.Module:
@@ -85,7 +87,12 @@ def frozen_module(bench: Workbench, loaded: Loaded) -> nn.Module:
     return bench.task.learner(loaded.encoder, bench.target, loaded.native_probe).eval()
 
 
-def _stats(
+def _native(bench: Workbench, loaded: Loaded) -> Loaded:
+    """At the encoder's own size and the device's precision, as features are extracted."""
+    return replace(loaded, preprocess=loaded.encoder.preprocess, bf16=bench.bf16)
+
+
+def probe_stats(
     bench: Workbench,
     loaded: Loaded,
     probe: Probe,
@@ -97,45 +104,35 @@ def _stats(
     outputs = None if features is None else bench.task.probe_outputs(probe, features)
     if outputs is not None:
         return bench.stats_of_outputs(outputs, split, context)
-    native = replace(loaded, preprocess=loaded.encoder.preprocess, bf16=bench.bf16)
-    return bench.stats_of(native, bench.task.learner(loaded.encoder, bench.target, probe), split, context)
+    module = bench.task.learner(loaded.encoder, bench.target, probe, loaded.resized)
+    return bench.stats_of(loaded, module, split, context)
 
 
-def _features(bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadline: float) -> dict[str, Rows] | None:
-    """Rows of the probe by split; None where the learner has none.
+def probe_rows(
+    bench: Workbench, loaded: Loaded, splits: tuple[str, ...], deadline: float = math.inf
+) -> dict[str, Rows] | None:
+    """Rows of the probe by split, extracted before where that was at this size; None where the learner has none.
 
     Raises:
         TrainingError: the deadline came first, or cached features are of another width.
     """
-    if bench.features_for is not None:
-        return cached_rows(bench, loaded, bench.features_for, splits)
-    module, feed = bench.task.learner(loaded.encoder, bench.target), bench.feed(loaded.encoder.preprocess)
+    if bench.features_for is not None and loaded.resized is None:
+        cached = {s: (bench.plan(s), np.asarray(bench.features_for(loaded.name, bench.indices[s]))) for s in splits}
+        width = cached[splits[0]][1].shape[1]
+        if width != (expected := bench.task.width(loaded.encoder)):
+            raise TrainingError(f"cached features have {width} columns, but the encoder gives {expected}; scan again.")
+        return cached
+    module = bench.task.learner(loaded.encoder, bench.target, size=loaded.resized)
+    feed = bench.feed(loaded.preprocess)
     found = {}
     for split in splits:
-        plan, rows = bench.rows_of(module, feed, bench.indices[split], bf16=bench.bf16, deadline=deadline)
+        plan, rows = bench.rows_of(module, feed, bench.indices[split], bf16=loaded.bf16, deadline=deadline)
         if rows is None:
             if bench.now() >= deadline:
                 raise BudgetEnded("the budget ended before the features were computed; give more time.")
             return None
         found[split] = (plan, rows)
     return found
-
-
-def cached_rows(
-    bench: Workbench, loaded: Loaded, features_for: Callable[[str, np.ndarray], np.ndarray], splits: tuple[str, ...]
-) -> dict[str, Rows]:
-    """Rows of the probe by split, from features at the native resolution that were extracted before.
-
-    Raises:
-        TrainingError: they are of another width.
-    """
-    cached = {
-        split: (bench.plan(split), np.asarray(features_for(loaded.name, bench.indices[split]))) for split in splits
-    }
-    width = next(iter(cached.values()))[1].shape[1]
-    if width != (expected := bench.task.width(loaded.encoder)):
-        raise TrainingError(f"cached features have {width} columns, but the encoder gives {expected}; scan again.")
-    return cached
 
 
 def _curve(bench: Workbench, rows: Mapping[str, Rows], stats: Stats) -> list[list[float]]:
@@ -190,13 +187,7 @@ def prepare_start(bench: Workbench, loaded: Loaded, deadline: float = math.inf) 
         if probe is None:
             loaded.probe, loaded.start = loaded.native_probe, loaded.frozen.stats if loaded.frozen else None
             return
-        outputs = bench.task.probe_outputs(probe, rows["val"][1])
-        stats = (
-            bench.stats_of(loaded, bench.task.learner(loaded.encoder, bench.target, probe, loaded.size), "val")
-            if outputs is None
-            else bench.stats_of_outputs(outputs, "val")
-        )
-        record = Record({"status": "ok"}, stats, probe)
+        record = Record({"status": "ok"}, probe_stats(bench, loaded, probe, rows["val"][1], "val"), probe)
         bench.journal.write(key, record)
         bench.seconds[HEADS] += bench.now() - started
     loaded.start, loaded.probe = record.stats, record.arrays

@@ -30,6 +30,7 @@ from selector.tuning.field import Configuration, Field, Run, try_rates
 from selector.tuning.heads import prepare_start
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import build, load, resize, settle_precision
+from selector.tuning.plan import BACKWARD
 from selector.tuning.strategies._loop import PixelBatches, predict
 from selector.tuning.trial import Trial, key_of, run_trial
 from selector.tuning.types import TuningCandidate
@@ -357,9 +358,6 @@ def _best_weights(kit: Kit, field: Field, loaded: Loaded, runs: Sequence[Run]) -
     return found
 
 
-PASSES_A_STEP = 3  # forward passes that a step takes as long as
-
-
 def remembered_costs(bench: Workbench, loaded: Loaded, strategy: str) -> dict[str, float] | None:
     """Seconds of a ``step`` and of a ``forward`` pass of an item, as an earlier training on this machine took them."""
     found = bench.journal.read_json(_name(bench, loaded, strategy))
@@ -400,7 +398,7 @@ def estimated_step(bench: Workbench, loaded: Loaded, strategy: str) -> float:
         forward = _forward_seconds(bench, loaded, strategy)
     if math.isnan(loaded.forward_seconds):
         loaded.forward_seconds = forward
-    return forward * PASSES_A_STEP * min(bench.batch_size, len(bench.indices["train"]))
+    return forward * BACKWARD * min(bench.batch_size, len(bench.indices["train"]))
 
 
 def _forward_seconds(bench: Workbench, loaded: Loaded, strategy: str) -> float:

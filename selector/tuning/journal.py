@@ -134,6 +134,10 @@ class Journal:
         """Where the weights of a finished training lie, if they were kept."""
         return self.folder / f"{key}.safetensors"
 
+    def write_weights(self, key: str, content: bytes) -> None:
+        """The file of a training's weights, as a worker sent it."""
+        self._write(self.weights(key), content)
+
     def forget_weights(self, key: str) -> None:
         """Remove the weights and the checkpoint of a training; its record stays."""
         self.weights(key).unlink(missing_ok=True)

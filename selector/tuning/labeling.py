@@ -133,17 +133,6 @@ class Labeling:
         _, once = np.unique(self._contents[found], return_index=True)
         return [int(i) for i in found[np.sort(once)][:count]]
 
-    def next(self) -> int:
-        """The next item, when its label is waited for.
-
-        Raises:
-            ValueError: every item has a label.
-        """
-        found = self.batch(1)
-        if not found:
-            raise ValueError("every item has a label")
-        return found[0]
-
     def _belief(self) -> np.ndarray:
         weights = np.exp(self._log_belief - self._log_belief.max())
         return np.asarray(weights / weights.sum())

@@ -269,11 +269,6 @@ def decided(
     return known[finalists[int(np.argmax(last))]], known[int(np.argmax(ranks))]
 
 
-def preferences(view: View, safe: View, names: Sequence[str] = COMBINED) -> int:
-    """How many of the validators are ``preferring`` it."""
-    return len(preferring(view, safe, names))
-
-
 def preferring(view: View, safe: View, names: Sequence[str] = COMBINED) -> tuple[str, ...]:
     """The validators that prefer a candidate to another of the same model by more than their error.
 
@@ -292,9 +287,9 @@ def preferring(view: View, safe: View, names: Sequence[str] = COMBINED) -> tuple
     return tuple(found)
 
 
-def expected_to_win(view: View, safe: View, suits: bool, names: Sequence[str] = COMBINED) -> bool:
+def expected_to_win(view: View, safe: View, suits: bool) -> bool:
     """Whether a candidate has the majority of the votes against another of the same model."""
-    return _majority(preferences(view, safe, names) + suits, len(names))
+    return _majority(len(preferring(view, safe)) + suits, len(COMBINED))
 
 
 def _majority(votes: int, judges: int) -> bool:

@@ -23,7 +23,7 @@ from selector.core.task import Probe, Stats, Task
 from selector.run.executor import Executor, InProcess
 from selector.run.job import Shared
 from selector.tuning import strategies
-from selector.tuning.heads import Rows, cached_rows
+from selector.tuning.heads import probe_rows, probe_stats
 from selector.tuning.job import Kit, Supplies
 from selector.tuning.journal import Journal, Record
 from selector.tuning.loading import build, load, resize, settle_precision
@@ -259,9 +259,9 @@ def _tried(
     return found
 
 
-def _extracted(bench: Workbench, loaded: Loaded) -> Callable[[str, np.ndarray], np.ndarray] | None:
-    """Features of the probe's items that are there already: those of the scan, of the native resolution."""
-    return bench.features_for if loaded.resized is None else None
+def _extracted(bench: Workbench, loaded: Loaded) -> bool:
+    """Whether features of the probe's items are there already: those of the scan, of the native resolution."""
+    return bench.features_for is not None and loaded.resized is None
 
 
 def _address(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, seed: int) -> dict[str, object]:
@@ -323,26 +323,10 @@ def _measure(bench: Workbench, loaded: Loaded, stream: np.ndarray, steps: int, s
 
 def _probe(bench: Workbench, loaded: Loaded) -> tuple[Probe, Stats]:
     """The linear probe at the resolution of the pilot run, and what it reaches on the held-out items."""
-    rows = _rows(bench, loaded)
+    rows = probe_rows(bench, loaded, ("train", "val"))
+    if rows is None:
+        raise TrainingError("the task reads no rows off the network, so no linear probe can be solved.")
     probe = bench.task.probe(bench.target, rows["train"], rows["val"])
     if probe is None:
         raise TrainingError("the task solves no linear probe on these rows.")
-    outputs = bench.task.probe_outputs(probe, rows["val"][1])
-    if outputs is not None:
-        return probe, bench.stats_of_outputs(outputs, "val")
-    start = replace(loaded, probe=probe)
-    return probe, bench.stats_of(start, build(bench, start, probe), "val")
-
-
-def _rows(bench: Workbench, loaded: Loaded) -> dict[str, Rows]:
-    """What the probe is solved on, by split: extracted before, or by forward passes here."""
-    if (features_for := _extracted(bench, loaded)) is not None:
-        return cached_rows(bench, loaded, features_for, ("train", "val"))
-    module, feed = bench.task.learner(loaded.encoder, bench.target, size=loaded.resized), bench.feed(loaded.preprocess)
-    found = {}
-    for split in ("train", "val"):
-        plan, features = bench.rows_of(module, feed, bench.indices[split], bf16=loaded.bf16)
-        if features is None:
-            raise TrainingError("the task reads no rows off the network, so no linear probe can be solved.")
-        found[split] = plan, features
-    return found
+    return probe, probe_stats(bench, loaded, probe, rows["val"][1], "val")

@@ -10,7 +10,9 @@ to mend what they spoil.
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,6 +47,14 @@ class StrategyCost:
     def of_passes(cls, seconds: float, batch: int, val: int) -> StrategyCost:
         """As foreseen from ``seconds`` of a forward pass of an item, before anything was trained."""
         return cls(BACKWARD * batch * seconds, val * seconds, 1.0)
+
+    def seconds(self, steps: float) -> float:
+        """Of a training of so many steps."""
+        return self.start + self.evaluate + self.step * steps
+
+    def resized(self, area: float) -> StrategyCost:
+        """Of items of so many times the area."""
+        return StrategyCost(self.step * area, self.evaluate * area, self.start)
 
 
 @dataclass(frozen=True)
@@ -121,15 +131,9 @@ def rounds_of(
 def seconds_of(rounds: Sequence[Round], configurations: Sequence[StrategyCost], again: float = 0.0) -> float:
     """What the rounds cost if the most expensive configurations go on, and ``again`` times the last one's steps of one."""
     last = again * rounds[-1].steps if rounds else 0.0
-    total = max((c.start + c.evaluate + c.step * last for c in configurations), default=0.0) if last else 0.0
+    total = max((c.seconds(last) for c in configurations), default=0.0) if last else 0.0
     for each in rounds:
-        costs = sorted(
-            (
-                configuration.start + configuration.evaluate + configuration.step * each.steps
-                for configuration in configurations
-            ),
-            reverse=True,
-        )
+        costs = sorted((c.seconds(each.steps) for c in configurations), reverse=True)
         total += each.rates * sum(costs[: each.configurations])
     return total
 
@@ -140,7 +144,6 @@ def make_plan(
     budget: float | None,
     max_steps: int,
     steps_an_epoch: int,
-    min_rates: int = 1,
     min_total: int = 1,
     min_epochs: float = LEAST_EPOCHS,
     again: float = 0.0,
@@ -151,7 +154,6 @@ def make_plan(
         budget: seconds left; None for no limit.
         max_steps: of the last round, at most.
         steps_an_epoch: decides how short a first round may be.
-        min_rates: fewest learning rates a configuration.
         min_total: fewest steps of the last round.
         min_epochs: fewest epochs of the first round, of which 100 steps are always enough.
         again: as many of the winner's steps once more, on train and validation items; left out where the winner would then
@@ -159,39 +161,22 @@ def make_plan(
     Returns:
         None when not even the shortest first round fits.
     """
-    enough = max(min_total, GOOD_EPOCHS * steps_an_epoch)
-    for share, fewest in ((again, enough), (0.0, min_total)) if again else ((0.0, min_total),):
-        found = _plan(configurations, budget, max_steps, steps_an_epoch, min_rates, fewest, min_epochs, share)
-        if found is not None:
-            return found
-    return None
-
-
-def _plan(
-    configurations: Sequence[StrategyCost],
-    budget: float | None,
-    max_steps: int,
-    steps_an_epoch: int,
-    min_rates: int,
-    min_total: int,
-    min_epochs: float,
-    again: float,
-) -> TrainingPlan | None:
+    limit = math.inf if budget is None else SHARE_OF_BUDGET * budget
     least = min(max(MIN_STEPS, min(math.ceil(min_epochs * steps_an_epoch), STEPS_AT_LEAST)), max_steps)
-    for rates in RATES:
-        for final_configurations in (FINAL_LANES, 1):
-            if rates < min_rates:
-                continue
-            longest = rounds_of(max_steps, len(configurations), rates, final_configurations)
-            if budget is None or seconds_of(longest, configurations, again) <= SHARE_OF_BUDGET * budget:
-                return TrainingPlan(longest, seconds_of(longest, configurations, again), again)
-            total = _most_steps(configurations, rates, final_configurations, SHARE_OF_BUDGET * budget, max_steps, again)
-            if (
-                total >= max(1, min(min_total, max_steps))
-                and rounds_of(total, len(configurations), rates, final_configurations)[0].steps >= least
-            ):
-                rounds = rounds_of(total, len(configurations), rates, final_configurations)
-                return TrainingPlan(rounds, seconds_of(rounds, configurations, again), again)
+    enough = max(min_total, GOOD_EPOCHS * steps_an_epoch)
+
+    def plan(total: int, rates: int, finalists: int, share: float) -> TrainingPlan:
+        rounds = rounds_of(total, len(configurations), rates, finalists)
+        return TrainingPlan(rounds, seconds_of(rounds, configurations, share), share)
+
+    asked = [(again, enough), (0.0, min_total)] if again else [(0.0, min_total)]
+    for (share, fewest), rates, finalists in itertools.product(asked, RATES, (FINAL_LANES, 1)):
+        total = bisect_right(
+            range(1, max_steps + 1), limit, key=lambda steps: plan(steps, rates, finalists, share).seconds
+        )
+        found = plan(total, rates, finalists, share)
+        if total == max_steps or (total >= fewest and found.rounds[0].steps >= least):
+            return found
     return None
 
 
@@ -226,7 +211,7 @@ def foresee(
     for count in range(len(native), 0, -1):
         for epochs in (GOOD_EPOCHS, FEW_EPOCHS):
             for factor in FACTORS if reduced and budget is not None else FACTORS[:1]:
-                costs = [StrategyCost(c.step * factor**2, c.evaluate * factor**2, c.start) for c in native[:count]]
+                costs = [cost.resized(factor**2) for cost in native[:count]]
                 plan = make_plan(
                     costs,
                     budget=budget,
@@ -301,22 +286,3 @@ def _share(
 
 def _scaled(rounds: Sequence[Round], share: float) -> tuple[Round, ...]:
     return tuple(Round(max(1, int(each.steps * share)), each.configurations, each.rates) for each in rounds)
-
-
-def _most_steps(
-    configurations: Sequence[StrategyCost],
-    rates: int,
-    final_configurations: int,
-    budget: float,
-    max_steps: int,
-    again: float,
-) -> int:
-    low, high = 0, max_steps
-    while low < high:
-        middle = (low + high + 1) // 2
-        rounds = rounds_of(middle, len(configurations), rates, final_configurations)
-        if seconds_of(rounds, configurations, again) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -75,25 +75,21 @@ def plan_rounds(field: Field) -> TrainingPlan | None:
     field.waiting = sorted(left_out, key=partial(_merit, field), reverse=True)
     for configuration in entered:
         configuration.estimated_seconds = configuration.step_seconds
-    field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in plan.rounds]
-    field.clock.state["factor"] = factor
-    field.clock.state["wanted"] = wanted
-    field.clock.state["again"] = plan.again
-    field.clock.state["step_seconds"] = {
-        configuration.label: configuration.step_seconds for configuration in field.configurations
-    }
-    told = (
-        ", then ".join(
-            f"{_several(r.configurations, 'configuration')} x {_several(r.rates, 'rate')} x {r.steps} steps"
-            for r in plan.rounds
-        )
-        + f"; batch {batch}; about {format_duration(plan.seconds)}"
-    )
-    planned = f"Planned: {told}."
+    rounds = [
+        f"{_several(r.configurations, 'configuration')} x {_several(r.rates, 'rate')} x {r.steps} steps"
+        for r in plan.rounds
+    ]
+    told = f"{', then '.join(rounds)}; batch {batch}; about {format_duration(plan.seconds)}"
     field.bench.notify(Progress("plan", 0, 0, "rounds", note=told))
-    field.clock.tell(planned)
-    field.clock.state["notes"] = field.notes[noted:]
-    field.clock.remember()
+    field.clock.tell(f"Planned: {told}.")
+    field.clock.state.update(
+        factor=factor,
+        wanted=wanted,
+        again=plan.again,
+        step_seconds={configuration.label: configuration.step_seconds for configuration in field.configurations},
+        notes=field.notes[noted:],
+    )
+    field.keep(plan.rounds)
     return plan
 
 
@@ -203,8 +199,7 @@ def _largest_factor(
             for configuration in kept:
                 loaded = configuration.loaded
                 grown = math.prod(_side(loaded, factor)) / areas[configuration.label] if len(factors) > 1 else 1.0
-                cost = known[configuration.label]
-                costs.append(StrategyCost(cost.step * grown, cost.evaluate * grown, cost.start))
+                costs.append(known[configuration.label].resized(grown))
                 resized = factor != 1.0 if len(factors) > 1 else loaded.resized is not None
                 if resized and loaded.native_probe is not None and not math.isnan(loaded.forward_seconds):
                     starts[loaded.name] = loaded.forward_seconds * grown * _start_rows(field)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from selector.tuning.compare import spread_of_changes
 from selector.tuning.field import Configuration, Field, Run, stats_of
 from selector.tuning.plan import FEWEST_STEPS, Round, TrainingPlan, fit_rest, seconds_of
-from selector.tuning.training import Planned, train_configurations
-from selector.tuning.trial import Trial
+from selector.tuning.training import Planned, planned, train_configurations
 
 FAR_BEHIND = 5  # ε behind the leader; no configuration of the recorded trainings made up for so much
 
@@ -27,7 +26,7 @@ def run_rounds(field: Field, plan: TrainingPlan) -> None:
         if number:
             _halve(field, this.configurations)
         if not _run_round(field, number, this, rounds[number + 1 :]):
-            _keep(field, rounds[: number + 1])
+            field.keep(rounds[: number + 1])
             break
         number += 1
         field.clock.state["done"] = max(number, int(field.clock.state["done"]))
@@ -37,7 +36,7 @@ def run_rounds(field: Field, plan: TrainingPlan) -> None:
         if number < len(rounds) and stop_if_settled(field, math.log2(max(2.0, rounds[-1].steps / this.steps))):
             # nobody is left to compare with: the leader gets the time of its rivals
             rounds = [*rounds[:number], Round(rounds[-1].steps, 1, 1)]
-            _keep(field, rounds)
+            field.keep(rounds)
     if field.empty_handed():
         _train_one(field)
 
@@ -45,10 +44,7 @@ def run_rounds(field: Field, plan: TrainingPlan) -> None:
 def _train_one(field: Field) -> None:
     """A few steps of the first configuration that takes them, whatever the clock says: a budget always ends with a model."""
     for configuration in field.alive():
-        rate = field.rates(configuration)[0]
-        trial = Trial(configuration.loaded.name, configuration.strategy, rate, field.seed)
-        run = train_configuration(field, configuration, trial, 1, FEWEST_STEPS, math.inf)
-        if run is not None:
+        for _, run in train_once(field, [planned(field, configuration, FEWEST_STEPS, seconds=math.inf)], 1):
             take(field, configuration, [run], 0)
         if configuration.best:
             return
@@ -63,8 +59,7 @@ def _fitted(field: Field, rounds: Sequence[Round], number: int) -> list[Round]:
     grown = field.clock.state.setdefault("grown", [])
     most = int(field.clock.state.get("wanted", 0)) if number and number not in grown else 0
     done = rounds[number - 1].steps if number else 0
-    again = float(field.clock.state.get("again", 0.0))
-    rest = fit_rest(rounds[number:], field.costs(going_on), max(0.0, field.clock.left), done, most, again)
+    rest = fit_rest(rounds[number:], field.costs(going_on), max(0.0, field.clock.left), done, most, field.again)
     if not rest:
         field.clock.tell(f"The budget ended after round {number}.")
     elif rest[0].steps < rounds[number].steps or len(rest) < len(rounds) - number:
@@ -74,13 +69,8 @@ def _fitted(field: Field, rounds: Sequence[Round], number: int) -> list[Round]:
     if most:
         grown.append(number)
     fitted = [*rounds[:number], *rest]
-    _keep(field, fitted)
+    field.keep(fitted)
     return fitted
-
-
-def _keep(field: Field, rounds: Sequence[Round]) -> None:
-    field.clock.state["rounds"] = [[r.steps, r.configurations, r.rates] for r in rounds]
-    field.clock.remember()
 
 
 def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = ()) -> bool:
@@ -92,15 +82,21 @@ def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = 
     configurations = field.alive()
     if field.clock.budget is not None:
         configurations = sorted(configurations, key=lambda configuration: configuration.step_seconds)
-    rates = {
-        configuration.label: field.rates(configuration)[: this.rates] if number == 0 else (configuration.rate,)
-        for configuration in configurations
-    }
-    reached = []
-    for configuration, runs in _trained(field, configurations, rates, number, this, later):
+    entries = []
+    for c in configurations:
+        rates = field.rates(c)[: this.rates] if number == 0 else (c.rate,)
+        entries.append(Planned(c, rates, field.seed, this.steps, len(rates) * field.cost(c).seconds(this.steps)))
+    costs = [field.cost(one) for one in configurations]
+    kept = seconds_of([this, *later], costs, field.again) - seconds_of([this], costs)
+    reached, begun = [], len(field.history)
+    for configuration, runs in train_configurations(field, entries, kept):
+        for run in runs:
+            book(field, configuration, run, number + 1)
         if runs:
             take(field, configuration, runs, number)
             reached.append(configuration.label)
+    order = {(c.loaded.name, c.strategy): place for place, c in enumerate(configurations)}
+    field.history[begun:] = sorted(field.history[begun:], key=lambda entry: order[entry["model"], entry["strategy"]])
     missed = [configuration.label for configuration in configurations if configuration.label not in reached]
     if missed:
         field.clock.tell(
@@ -110,50 +106,19 @@ def _run_round(field: Field, number: int, this: Round, later: Sequence[Round] = 
     return not missed
 
 
-def _trained(
-    field: Field,
-    configurations: Sequence[Configuration],
-    rates: Mapping[str, Sequence[float]],
-    number: int,
-    this: Round,
-    later: Sequence[Round],
-) -> Iterator[tuple[Configuration, list[Run]]]:
-    """The configurations of a round with their runs."""
-    entries = []
-    for c in configurations:
-        seconds = len(rates[c.label]) * _planned(field, c, this.steps)
-        entries.append(Planned(c, tuple(rates[c.label]), field.seed, this.steps, seconds))
-    again = float(field.clock.state.get("again", 0.0))
-    costs = [field.cost(one) for one in field.alive()]
-    kept = seconds_of([this, *later], costs, again) - seconds_of([this], costs)
-    begun = len(field.history)
-    for configuration, runs in train_configurations(field, entries, kept):
-        for run in runs:
-            book(field, configuration, run, number + 1)
-        yield configuration, runs
-    order = {c.loaded.name + c.strategy: place for place, c in enumerate(configurations)}
-    field.history[begun:] = sorted(field.history[begun:], key=lambda entry: order[entry["model"] + entry["strategy"]])
-
-
-def _planned(field: Field, configuration: Configuration, steps: int) -> float:
-    cost = field.cost(configuration)
-    return cost.start + cost.evaluate + cost.step * steps
-
-
-def train_configuration(
-    field: Field, configuration: Configuration, trial: Trial, number: int, steps: int, seconds: float | None = None
-) -> Run | None:
-    """One training, kept in the history; None when there was no time for a single step.
+def train_once(
+    field: Field, entries: Sequence[Planned], number: int | None = None
+) -> Iterator[tuple[Configuration, Run]]:
+    """Each configuration with its run at the only rate, as they end, kept in the history; without those that there was no
+    time for.
 
     Args:
-        seconds: that it may take, whatever is left of the budget; None for what is left.
+        number: of the round; None for that of the configuration.
     """
-    entry = Planned(configuration, (trial.rate,), trial.seed, steps, _planned(field, configuration, steps), seconds)
-    for _, runs in train_configurations(field, [entry]):
+    for configuration, runs in train_configurations(field, entries):
         for run in runs[:1]:
-            book(field, configuration, run, number)
-            return run
-    return None
+            book(field, configuration, run, configuration.round if number is None else number)
+            yield configuration, run
 
 
 def train_on_all(field: Field, configuration: Configuration, best: Run) -> Run | None:
@@ -164,13 +129,11 @@ def train_on_all(field: Field, configuration: Configuration, best: Run) -> Run |
     Returns:
         None where there is no time for it, or where it knows these items no better than the one that has not seen them.
     """
-    steps = round(best.taken * field.once_more)
-    planned = _planned(field, configuration, steps)
-    fits = field.clock.state.setdefault("on_all", planned <= field.clock.left)
+    entry = planned(field, configuration, round(best.taken * field.once_more), best.trial.seed, all_labels=True)
+    fits = field.clock.state.setdefault("on_all", entry.planned <= field.clock.left)
     field.clock.remember()
     if not fits:
         return None
-    entry = Planned(configuration, (best.trial.rate,), best.trial.seed, steps, planned, all_labels=True)
     for _, runs in train_configurations(field, [entry]):
         for run in runs[:1]:
             configuration.seconds += float(run.record.facts["seconds"])

@@ -18,21 +18,21 @@ from selector.run.executor import Executor, InProcess
 from selector.run.job import Shared
 from selector.tuning import strategies as strategy_room
 from selector.tuning.clock import BETWEEN, Clock, seconds_by_part
-from selector.tuning.field import Configuration, Field, Run
+from selector.tuning.field import Configuration, Field
 from selector.tuning.heads import prepare_start, solve
 from selector.tuning.job import Kit, Supplies
 from selector.tuning.journal import Journal
 from selector.tuning.loading import load, settle_precision
-from selector.tuning.plan import SHARE_OF_BUDGET, Round, seconds_of
+from selector.tuning.plan import SHARE_OF_BUDGET
 from selector.tuning.planner import plan_rounds
-from selector.tuning.rounds import book, far_behind, run_rounds, take, train_configuration
+from selector.tuning.rounds import far_behind, run_rounds, take, train_once
 from selector.tuning.strategies._loop import PixelBatches
-from selector.tuning.training import Planned, train_configurations
-from selector.tuning.trial import Trial
+from selector.tuning.training import planned, seconds_for
 from selector.tuning.types import Cache, FineTuningResult, TuningCandidate
 from selector.tuning.verdict import verdict
 from selector.tuning.workbench import Loaded, Workbench, device_of
 
+LEAST = {"budget": 0.0, "max_steps": 1, "resolution": 16, "batch_size": 2, "epsilon": 0.0}
 PARTS = ("models and frozen heads", "estimates", BETWEEN, "test split and verdict")
 QUARTER = 0.25  # of the budget, for loading encoders and solving heads
 
@@ -107,7 +107,10 @@ def run_fine_tuning(
         StoreError: the disk is full; finished trainings are kept.
     """
     batch_size = task.batch(len(target.indices("train"))) if batch_size is None else batch_size
-    _check(candidates, target, task, strategies, budget_seconds, max_steps, metric, epsilon, resolution, batch_size)
+    _check(
+        candidates, target, task, strategies, metric,
+        budget=budget_seconds, max_steps=max_steps, resolution=resolution, batch_size=batch_size, epsilon=epsilon,
+    )  # fmt: skip
     settings = {
         "target": target.fingerprint,
         "task": task.address,
@@ -214,12 +217,8 @@ def _check(
     target: Target,
     task: Task,
     strategies: Sequence[str],
-    budget_seconds: float | None,
-    max_steps: int | None,
     metric: str | None,
-    epsilon: float | None,
-    resolution: int | None,
-    batch_size: int,
+    **numbers: float | None,
 ) -> None:
     if not candidates:
         raise ConfigError("fine-tuning needs at least one candidate. Got none.")
@@ -233,13 +232,8 @@ def _check(
     if metric is not None and metric not in task.metrics:
         known = list(task.metrics)
         raise ConfigError(f"unknown metric '{metric}'{did_you_mean(metric, known) or '.'} Known: {', '.join(known)}.")
-    for name, value, least in (
-        ("budget", budget_seconds, 0.0),
-        ("max_steps", max_steps, 1),
-        ("resolution", resolution, 16),
-        ("batch_size", batch_size, 2),
-        ("epsilon", epsilon, 0.0),
-    ):
+    for name, value in numbers.items():
+        least = LEAST[name]
         if value is not None and (not math.isfinite(value) or value < least):
             raise ConfigError(f"{name} must be a number in the range [{least:g}, inf). Got {value}.")
     task.check(target)
@@ -270,9 +264,9 @@ def train_rivals(field: Field) -> None:
             left = (
                 field.clock.left
                 - _once_more(field, leaders[0])
-                - sum(_seconds(field, other, begun[other.label]) for other in together)
+                - sum(seconds_for(field, other, begun[other.label]) for other in together)
             )
-            one, two = (_seconds(field, rival, some) for some in (1, 2))
+            one, two = (seconds_for(field, rival, some) for some in (1, 2))
             fits = min(steps, 1 + int((left - one) / (two - one))) if two > one else steps
             if field.clock.state.get("rivals_over") or fits < max(steps / 2, 1 + (_steps(rival) if rival.best else 0)):
                 continue
@@ -291,13 +285,12 @@ def train_rivals(field: Field) -> None:
 
 
 def _train_rivals(field: Field, rivals: Sequence[Configuration], steps: Mapping[str, int], number: int) -> None:
-    entries = [
-        Planned(c, (_rate(field, c),), field.seed, steps[c.label], _seconds(field, c, steps[c.label])) for c in rivals
-    ]
-    for rival, runs in train_configurations(field, entries):
-        for run in runs[:1]:
-            book(field, rival, run, number)
-            _enter(field, rival, run, number)
+    for rival, run in train_once(field, [planned(field, c, steps[c.label]) for c in rivals], number):
+        take(field, rival, [run], number - 1)
+        rival.alive = rival.status == "ok"
+        if rival in field.waiting:
+            field.waiting.remove(rival)
+            field.configurations.append(rival)
 
 
 def name_untrained(field: Field) -> None:
@@ -307,21 +300,6 @@ def name_untrained(field: Field) -> None:
             f"{len(field.waiting)} of {len(field.waiting) + len(field.configurations)} configurations not trained, "
             f"because the budget is too short for all: {', '.join(c.label for c in field.waiting)}."
         )
-
-
-def _enter(field: Field, rival: Configuration, run: Run, number: int) -> None:
-    take(field, rival, [run], number - 1)
-    rival.alive = rival.status == "ok"
-    if rival in field.waiting:
-        field.waiting.remove(rival)
-        field.configurations.append(rival)
-
-
-def _seconds(field: Field, configuration: Configuration, steps: int) -> float:
-    """What a training takes; one that was only estimated is corrected by what the others took of their estimates."""
-    seconds = seconds_of([Round(steps, 1, 1)], [field.cost(configuration)])
-    took = [c.step_seconds / c.estimated_seconds for c in field.configurations if c.best]
-    return seconds if configuration.best or not took else seconds * max(took)
 
 
 def train_longer(field: Field) -> None:
@@ -336,16 +314,14 @@ def train_longer(field: Field) -> None:
     if field.clock.budget is None or leader is None:
         return
     if not done:
-        one, two = (_seconds(field, leader, some) for some in (1, 2))
-        each = (two - one) * (1 + float(field.clock.state.get("again", 0.0)))
+        one, two = (seconds_for(field, leader, some) for some in (1, 2))
+        each = (two - one) * (1 + field.again)
         fits = 1 + int((SHARE_OF_BUDGET * field.clock.left - one) / each) if each > 0 else 0
         steps = min(fits, wanted)
         done.append(steps if steps >= LONGER * _steps(leader) else 0)
         field.clock.remember()
     if done[0]:
-        trial = Trial(leader.loaded.name, leader.strategy, _rate(field, leader), field.seed)
-        run = train_configuration(field, leader, trial, leader.round + 1, done[0])
-        if run is not None:
+        for _, run in train_once(field, [planned(field, leader, done[0])], leader.round + 1):
             take(field, leader, [run], leader.round)
 
 
@@ -360,16 +336,17 @@ def repeat_leaders(field: Field) -> None:
         return
     allowed = int(field.clock.state.get("repeats", field.settings["repeats"]))
     for number in range(1, allowed + 1):
-        cost = sum(_seconds(field, configuration, _steps(configuration)) for configuration in leaders)
+        cost = sum(seconds_for(field, configuration, _steps(configuration)) for configuration in leaders)
         if "repeats" not in field.clock.state and cost > field.clock.left - _once_more(field, leaders[0]):
             field.clock.state["repeats"] = number - 1
             break
-        runs = _trained(field, leaders, field.seed + number)
-        if any(run is None for run in runs):
+        entries = [planned(field, c, _steps(c), field.seed + number) for c in leaders]
+        runs = {configuration.label: run for configuration, run in train_once(field, entries)}
+        if len(runs) < len(leaders):
             field.clock.state["repeats"] = number - 1
             break
-        for configuration, run in zip(leaders, runs, strict=True):
-            assert run is not None
+        for configuration in leaders:
+            run = runs[configuration.label]
             if run.record.status == "ok":
                 configuration.repeats.append(run)
             else:
@@ -378,28 +355,9 @@ def repeat_leaders(field: Field) -> None:
     field.clock.remember()
 
 
-def _trained(field: Field, leaders: Sequence[Configuration], seed: int) -> list[Run | None]:
-    """A run of each with this seed; None where time was too short."""
-    entries = [Planned(c, (_rate(field, c),), seed, _steps(c), _seconds(field, c, _steps(c))) for c in leaders]
-    found: dict[str, Run | None] = {}
-    for configuration, runs in train_configurations(field, entries):
-        for run in runs[:1]:
-            book(field, configuration, run, configuration.round)
-            found[configuration.label] = run
-    return [found.get(configuration.label) for configuration in leaders]
-
-
 def _once_more(field: Field, leader: Configuration) -> float:
     """Seconds that are kept for a last training of the leader on all labels."""
-    again = float(field.clock.state.get("again", 0.0))
-    return _seconds(field, leader, round(_steps(leader) * again)) if again else 0.0
-
-
-def _rate(field: Field, configuration: Configuration) -> float:
-    """Of its best run; the first by preference for one that has not been trained."""
-    if configuration.best is None:
-        return field.rates(configuration)[0]
-    return configuration.best.trial.rate
+    return seconds_for(field, leader, round(_steps(leader) * field.again)) if field.again else 0.0
 
 
 def _steps(configuration: Configuration) -> int:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from selector.core.atomic import write_atomic
 from selector.core.contracts import Progress
 from selector.core.errors import StoreError
 from selector.core.progress import under_way
@@ -80,6 +79,28 @@ class Planned:
     planned: float
     seconds: float | None = None
     all_labels: bool = False
+
+
+def planned(
+    field: Field,
+    configuration: Configuration,
+    steps: int,
+    seed: int | None = None,
+    *,
+    seconds: float | None = None,
+    all_labels: bool = False,
+) -> Planned:
+    """A training of so many steps, at the rate of the best run or, before there is one, the first by preference."""
+    rate = configuration.best.trial.rate if configuration.best else field.rates(configuration)[0]
+    takes = seconds_for(field, configuration, steps)
+    return Planned(configuration, (rate,), field.seed if seed is None else seed, steps, takes, seconds, all_labels)
+
+
+def seconds_for(field: Field, configuration: Configuration, steps: int) -> float:
+    """What a training takes; one that was only estimated is corrected by what the others took of their estimates."""
+    seconds = field.cost(configuration).seconds(steps)
+    took = [c.step_seconds / c.estimated_seconds for c in field.configurations if c.best]
+    return seconds if configuration.best or not took else seconds * max(took)
 
 
 def train_configurations(
@@ -181,8 +202,4 @@ def _keep(field: Field, configuration: Configuration, found: Trainings) -> None:
         if run.record.status != "failed" and journal.read(key) is None:
             journal.write(key, run.record)
         if found.weights is not None and found.weights[0] == run.trial.rate:
-            file = journal.weights(key)
-            try:
-                write_atomic(file, found.weights[1])
-            except OSError as error:
-                raise StoreError(f"{file} cannot be written ({error.strerror}); free some space.") from error
+            journal.write_weights(key, found.weights[1])

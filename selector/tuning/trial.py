@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
@@ -62,7 +61,11 @@ def run_trial(bench: Workbench, loaded: Loaded, trial: Trial, steps: int, deadli
     record = bench.journal.read(key)
     if record is not None:
         return record
-    job = functools.partial(_guarded, bench, loaded, trial, steps, key)
+
+    def job(deadline: float) -> tuple[Record | None, nn.Module]:
+        with bench.working_on(loaded.candidate):
+            return _train(bench, loaded, trial, steps, key, deadline)
+
     result = next(InProcess().map(job, [deadline], fatal=(StoreError,)))
     if result.value is None:
         reason = result.failure.reason if result.failure else "no reason given"
@@ -153,28 +156,6 @@ def rates_of(loaded: Loaded, strategy: str) -> tuple[float, ...]:
     return tuple(rate * factor for rate in RATES[optimizer_of(loaded, strategy)])
 
 
-def settings_of(bench: Workbench, loaded: Loaded, trial: Trial, steps: int) -> Settings:
-    optimizer = optimizer_of(loaded, trial.strategy)
-    return Settings(
-        steps=steps,
-        batch_size=bench.batch_size,
-        rate=trial.rate,
-        optimizer=optimizer,
-        seed=trial.seed,
-        bf16=loaded.bf16,
-        device=bench.device,
-        averaging=cast(Averaging, bench.averaging),
-        weight_decay=1e-4 if optimizer == "sgd" else 0.05,
-    )
-
-
-def _guarded(
-    bench: Workbench, loaded: Loaded, trial: Trial, steps: int, key: str, deadline: float
-) -> tuple[Record | None, nn.Module]:
-    with bench.working_on(loaded.candidate):
-        return _train(bench, loaded, trial, steps, key, deadline)
-
-
 def _train(
     bench: Workbench,
     loaded: Loaded,
@@ -187,7 +168,18 @@ def _train(
     module = build(bench, loaded, loaded.probe, trial.strategy)
     module = strategy.wrap(module)
     groups = strategy.groups(parts_of(module, loaded.encoder.blocks), layer_decay=loaded.layer_decay)
-    settings = settings_of(bench, loaded, trial, steps)
+    optimizer = optimizer_of(loaded, trial.strategy)
+    settings = Settings(
+        steps=steps,
+        batch_size=bench.batch_size,
+        rate=trial.rate,
+        optimizer=optimizer,
+        seed=trial.seed,
+        bf16=loaded.bf16,
+        device=bench.device,
+        averaging=cast(Averaging, bench.averaging),
+        weight_decay=1e-4 if optimizer == "sgd" else 0.05,
+    )
     processor = time.process_time()
     fit = train(
         module,

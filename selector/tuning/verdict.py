@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from selector.core.task import Learner, Stats
+from selector.core.contracts import Target
+from selector.core.task import Learner, Stats, Task
 from selector.ranking.outlook import expected_gain, spread
 from selector.ranking.second_stage import Z90
 from selector.results import Measurement
@@ -43,9 +44,7 @@ def verdict(field: Field) -> FineTuningResult:
         if loaded.frozen is not None and loaded.frozen.stats is not None:
             entrants[f"{loaded.name} frozen"] = [loaded.frozen.stats]
     for configuration in entered:
-        entrants[configuration.label] = [
-            stats_of(run) for run in [configuration.best, *configuration.repeats] if run is not None
-        ]
+        entrants[configuration.label] = [stats_of(run) for run in configuration.runs]
     if not entrants:
         return FineTuningResult(_measurements(field, {}, {}), None, notes=tuple(field.notes))
     incomplete = {configuration.label for configuration in entered if field.incomplete(configuration)}
@@ -166,11 +165,7 @@ def _test(
         if label != best_label and field.test_seconds(loaded) > left:
             field.notes.append("the budget ended before every finalist's test metric was read.")
             break
-        run = (
-            None
-            if configuration is None
-            else max([r for r in [configuration.best, *configuration.repeats] if r is not None], key=field.order)
-        )
+        run = None if configuration is None else _leading(field, configuration)
         with bench.working_on(loaded.candidate):
             context = _context(field, loaded.frozen if run is None else run.record)
             if (
@@ -200,7 +195,7 @@ def _test(
                 split = "test" if tested else "val"
                 if not tested:
                     stats = _final(field, loaded, run, "val", context, saved=True)
-                analysis = _error_analysis(field, stats, split)
+                analysis = error_analysis(bench.task, bench.target, bench.indices[split], stats, split)
                 if bench.task.draws and loaded.encoder.module is not None:
                     _draw(field, loaded, run, module, analysis["samples"], context)
     return tests, best, analysis
@@ -214,10 +209,9 @@ def _final(
     return final_stats(field.bench, loaded, run.trial, run.steps, split, context)
 
 
-def _error_analysis(field: Field, stats: Stats, split: str) -> dict[str, Any]:
-    """The error analysis of the best model; its samples name their items."""
-    target, items = field.bench.target, field.bench.indices[split]
-    found = field.bench.task.report(stats, target.class_names).to_dict()
+def error_analysis(task: Task, target: Target, items: np.ndarray, stats: Stats, split: str) -> dict[str, Any]:
+    """The error analysis of a model on the items of a ``split``, as plain JSON; its samples name their items."""
+    found = task.report(stats, target.class_names).to_dict()
     for sample in found["samples"]:
         sample["index"] = int(items[sample.pop("row")])
         sample["name"] = str(target.names[sample["index"]])
@@ -259,9 +253,8 @@ def _with_error_analysis(
 def _tidy(field: Field, best_label: str) -> None:
     """Keep the weights of the best model only; what was measured of the others is in their records."""
     for configuration in field.configurations:
-        for run in [configuration.best, *configuration.repeats]:
-            if run is not None and configuration.label != best_label:
-                field.bench.journal.forget_weights(field.key(configuration, run))
+        for run in configuration.runs if configuration.label != best_label else ():
+            field.bench.journal.forget_weights(field.key(configuration, run))
     field.bench.journal.tidy()
 
 
@@ -361,56 +354,45 @@ def _frozen_measurement(field: Field, loaded: Loaded, standing: Standing, test: 
 def _configuration_measurement(
     field: Field, configuration: Configuration, standing: Standing | None, test: Mapping[str, float]
 ) -> Measurement:
-    if configuration.best is not None and standing is None:
-        done = configuration.best.taken
-        reason = f"{done} steps are less than one epoch, too few to judge it"
-        return Measurement(
-            configuration.strategy,
-            field.metric,
-            {},
-            sign=field.declared.sign,
-            seed=configuration.best.trial.seed,
-            steps=done,
-            learning_rate=configuration.best.trial.rate,
-            seconds=configuration.seconds,
-            resolution=configuration.loaded.resolution,
-            reduced=configuration.loaded.reduced,
-            status="incomplete",
-            note="; ".join([reason, *configuration.notes]),
-            round=configuration.round,
-        )
-    if configuration.best is None or standing is None:
+    found = Measurement(configuration.strategy, field.metric, {}, seconds=configuration.seconds)
+    if configuration.best is None:
         status: Any = configuration.status if configuration.status != "ok" else "not run"
         note = "; ".join(configuration.notes) or "the budget ended before it was measured"
-        return Measurement(
-            configuration.strategy, field.metric, {}, status=status, note=note, seconds=configuration.seconds
-        )
-    run = max([configuration.best, *configuration.repeats], key=field.order)
-    assert run.record.stats is not None
-    return Measurement(
-        configuration.strategy,
-        field.metric,
+        return replace(found, status=status, note=note)
+    run = configuration.best if standing is None else _leading(field, configuration)
+    found = replace(
+        found,
         sign=field.declared.sign,
-        val=run.record.stats.values(field.bench.task.metrics),
-        test=test,
         seed=run.trial.seed,
         steps=run.taken,
         learning_rate=run.trial.rate,
-        seconds=configuration.seconds,
         resolution=configuration.loaded.resolution,
         reduced=configuration.loaded.reduced,
+        round=configuration.round,
+    )
+    if standing is None:
+        reason = f"{run.taken} steps are less than one epoch, too few to judge it"
+        return replace(found, status="incomplete", note="; ".join([reason, *configuration.notes]))
+    return replace(
+        found,
+        val=stats_of(run).values(field.bench.task.metrics),
+        test=test,
         trained_parameters=int(run.record.facts["trained_parameters"]),
         note="; ".join([*configuration.notes, *filter(None, [field.refitted.get(configuration.label)])]),
-        round=configuration.round,
         extra={
             **_compared(field, standing),
             "context": _context(field, run.record),
-            "seed_values": [field.value(r.record) for r in [configuration.best, *configuration.repeats]],
+            "seed_values": [field.value(r.record) for r in configuration.runs],
             "optimizer": optimizer_of(configuration.loaded, configuration.strategy),
             "memory_bytes": run.record.facts["memory_bytes"],
             "batch_size": field.bench.batch_size,
         },
     )
+
+
+def _leading(field: Field, configuration: Configuration) -> Run:
+    """The best of its seeds."""
+    return max(configuration.runs, key=field.order)
 
 
 def _compared(field: Field, standing: Standing) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from selector.core.errors import StoreError
 log = logging.getLogger(__name__)
 
 
-def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def save_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
     """safetensors under a temporary name, then renamed.
 
     Raises:
@@ -25,7 +25,7 @@ def save_weights(path: Path, state: dict[str, torch.Tensor], metadata: dict[str,
     """
     try:
         with replacing(path) as temporary:
-            save_file(state, temporary, metadata)
+            save_file(state, temporary)
     except (OSError, SafetensorError) as error:
         raise StoreError(
             f"weights cannot be written to {path} ({error}); free some space and run the same command again: "

@@ -19,7 +19,6 @@ from selector import modalities
 from selector.core.contracts import UNLABELED, Encoder, ProgressCallback, Target
 from selector.core.errors import ConfigError, TrainingError
 from selector.core.preprocess import AnyPreprocess
-from selector.core.stats import Metric
 from selector.core.table import RowPlan
 from selector.core.task import Learner, Probe, Stats, Task
 from selector.extract.inputs import ready
@@ -108,10 +107,6 @@ class Workbench:
             self.indices[split] = self.target.indices(split)
 
     # -------------------------------------------------------------------- measuring
-
-    def metric(self, name: str) -> Metric:
-        """The declaration of a metric."""
-        return self.task.metrics[name]
 
     def task_for(self, adaptation: str) -> Task:
         """The task with the decoder of an adaptation: of ``fcos/full`` that is fcos, of ``full`` the task's own."""

@@ -85,6 +85,12 @@ def saved(folder: Path, spec: ModelSpec = MNIST, **changes: Any) -> Path:
     return save_model(folder, model, SUMMARY, FIGURES, {"source": spec.source, "license": "Apache-2.0"})
 
 
+def changed(folder: Path, **values: Any) -> None:
+    """Write its configuration with other values."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 def images(n: int, size: tuple[int, int] = (40, 30)) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (n, *size, 3)).astype(np.uint8)
 
@@ -266,17 +272,13 @@ def test_truncated_weights_are_named(tmp_path):
 
 def test_code_of_others_runs_only_when_trusted(tmp_path):
     folder = saved(tmp_path / "best")
-    config = json.loads((folder / "config.json").read_text())
-    strangers = ("tests.support.networks:Orientation", "selectors.evil:factory", "selector.cli.options:load_plugins")
-    for stranger in (*strangers, "selector.scan:rank"):
-        config["recipe"]["model"] = stranger
-        (folder / "config.json").write_text(json.dumps(config))
+    recipe = load_model(folder).config["recipe"]
+    for stranger in ("tests.support.networks:Orientation", "selector.scan:rank", "selectors.evil:factory"):
+        changed(folder, recipe={**recipe, "model": stranger})
         with pytest.raises(
             SourceError, match=f"python code '{stranger}', which is not trusted; pass trust=True .--trust-code"
         ):
             load_model(folder).predict(images(1))
-    config["recipe"]["model"] = "selectors.evil:factory"
-    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(SourceError, match="selectors"):  # trusted now, but there is no such module
         load_model(folder, trust=True).predict(images(1))
 
@@ -285,9 +287,8 @@ def test_a_saved_model_cannot_run_a_file_through_a_function_of_this_package(tmp_
     folder = saved(tmp_path / "best")
     code, ran = tmp_path / "code.py", tmp_path / "ran"
     code.write_text(f"open({str(ran)!r}, 'w').close()\n")
-    config = json.loads((folder / "config.json").read_text())
-    config["recipe"] |= {"model": "selector.cli.options:load_plugins", "kwargs": {"names": [str(code)]}}
-    (folder / "config.json").write_text(json.dumps(config))
+    stranger = {"model": "selector.cli.options:load_plugins", "kwargs": {"names": [str(code)]}}
+    changed(folder, recipe=load_model(folder).config["recipe"] | stranger)
     with pytest.raises(SourceError, match="not trusted"):
         load_model(folder).predict(images(1))
     with pytest.raises(SourceError, match="not trusted"):
@@ -510,8 +511,7 @@ def test_what_another_task_says_of_an_item_reaches_every_form():
 )
 def test_a_changed_configuration_is_named_by_file_and_field(tmp_path, change, said):
     folder = saved(tmp_path / "best")
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    changed(folder, **change)
     with pytest.raises(ConfigError, match=said):
         load_model(folder)
 
@@ -520,13 +520,9 @@ def test_a_changed_configuration_is_named_by_file_and_field(tmp_path, change, sa
 def test_names_that_do_not_fit_the_outputs_are_told(tmp_path, drop):
     """Fewer names ended in an IndexError, more of them went unnoticed."""
     folder = saved(tmp_path / "best")
-    file = folder / "config.json"
-    config = json.loads(file.read_text())
-    names = config["class_names"]
-    config["class_names"] = {"some": names[:-1], "all": [], "none": [*names, "another"]}[drop]
-    file.write_text(json.dumps(config))
-    found = len(config["class_names"])
-    said = rf"class_names: the model has {len(names)} outputs, found {found} name\(s\); run 'selector confirm' again"
+    names = {"some": CLASSES[:-1], "all": (), "none": (*CLASSES, "another")}[drop]
+    changed(folder, class_names=names)
+    said = rf"class_names: the model has 3 outputs, found {len(names)} name\(s\); run 'selector confirm' again"
     if drop == "all":
         said = "class_names or context do not fit the outputs of the model"
     with pytest.raises(ConfigError, match=rf"config\.json: {said}"):

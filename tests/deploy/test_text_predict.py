@@ -5,7 +5,6 @@ import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from typer.testing import CliRunner
 
 import selector
-from selector import sources
 from selector.cli import app
 from selector.core.errors import BadImagesError, ConfigError
 from selector.core.preprocess import TextPreprocess
@@ -23,12 +21,11 @@ from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy.serializers import text as text_form
 from selector.modalities.text import TextTokenizer, Tokens
 from selector.results import Measurement
-from selector.tuning import Trained
 from selector.zoo import ModelSpec
 from tests.support.cards import run_cards
+from tests.support.saved_texts import trained_text
 from tests.support.text_models import text_model
 
-CLASSES = ("money", "sport", "weather")
 PAIRS = {"single": False, "pairs": True}
 Make = Callable[..., SavedModel]
 
@@ -43,15 +40,7 @@ def make(backbone: Path, tmp_path: Path) -> Make:
     """A saved model with a random head: of single texts, of pairs, of words, or one whose record does not say."""
 
     def made(kind: str, **changes: Any) -> SavedModel:
-        words = {"text": {"words": True}} if kind == "words" else {}
-        spec = ModelSpec.model_validate({"source": f"transformers:{backbone}", "name": "bert", **words})
-        encoder: Any = sources.registry.get("transformers").load(spec)
-        module = encoder.with_head(3)
-        with torch.no_grad():
-            module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
-        preprocess = replace(encoder.preprocess, **changes)
-        trained = Trained("bert", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
-        trained = replace(trained, task="tagging" if kind == "words" else "classification")
+        trained = trained_text(backbone, words=kind == "words", changes=changes)
         target = {"name": "x", **({"pairs": PAIRS[kind]} if kind in PAIRS else {})}
         rates = (0.0029999999999999996, None)
         figures = [Measurement(s, "score", {"score": -1e-9}, learning_rate=r) for s, r in zip(("full", "lora"), rates, strict=True)]  # fmt: skip
@@ -223,6 +212,10 @@ def test_a_column_of_a_table_is_read(make, ending, tmp_path):
     assert [row.item for row in pairs] == ["the sun, and rain | yes", "goal | no"]
     with pytest.raises(ConfigError, match=r"text_column=\['spoken'\]: 'spoken' is missing.*Columns: id, said, answer"):
         model.predict(file, text_column="spoken")
+    with pytest.raises(ConfigError, match=r"'answer'\]: expected one column of texts, or the two of pairs; name"):
+        model.predict(file, text_column=("id", "said", "answer"))
+    with pytest.raises(ConfigError, match=r"\['said', 'answer'\]: expected one column of texts; name"):
+        make("words").predict(file, text_column=("said", "answer"))
     if ending != ".jsonl":
         with pytest.raises(ConfigError, match=r"which column holds the texts\? name it with text_column"):
             model.predict(file)
@@ -295,17 +288,9 @@ def test_the_lines_of_the_card_need_no_selector(family, tmp_path):
     texts = ["sun and rain " * 9, "goal", "the team in the bank"]
     cards = []
     for layer, pooling in (("mean", "mean"), ("last", "weighted")):
-        spec = ModelSpec.model_validate(
-            {"source": f"transformers:{folder}", "layer": layer, "pooling": pooling, "name": "net"}
-        )
-        encoder: Any = sources.registry.get("transformers").load(spec)
-        module = encoder.with_head(3)
-        with torch.no_grad():
-            module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
-        preprocess = replace(encoder.preprocess, max_length=16)
-        trained = Trained("net", "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES)
+        trained = trained_text(folder, changes={"max_length": 16}, layer=layer, pooling=pooling)
         model = load_model(save_model(tmp_path / f"{layer}-{pooling}", trained, {"name": "x"}, [], {}))
-        tokens = Tokens.of(TextTokenizer(preprocess)(texts), preprocess.pad_id)
+        tokens = Tokens.of(TextTokenizer(model.preprocess)(texts), model.preprocess.pad_id)
         export_onnx(model, model.path / "model.onnx")
         expected = tmp_path / f"{layer}-{pooling}.npy"
         with torch.no_grad():

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from selector.scan.selection import SameNetwork
 from selector.sources import registry as sources
 from selector.store import FeatureStore
 from selector.zoo import ModelSpec
+from tests.run.test_isolation import command
 from tests.scan.samples import of_torch_alone
 from tests.scan.test_scan import table
 
@@ -254,11 +254,8 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(engine, sent
     zoo = tmp_path / "zoo.yaml"
     slow = {"name": "slow", "source": "python:tests.support.networks:slow"}
     zoo.write_text(json.dumps({"models": [{"name": "good", "source": "timm:test_resnet", "weights": "none"}, slow]}))
-    words = [
-        sys.executable, "-m", "selector", "scan", str(photos), "--zoo", str(zoo), "--trust-zoo", "--engine", engine,
-        "--store", str(tmp_path / "store"), "--out", str(tmp_path / "run"), "--workers", "2", "--isolate", "off",
-        "--no-confirm", "--proxies", "knn", "--measure-cost", "never", "--precision", "float32", "--backend", "eager",
-    ]  # fmt: skip
+    words = command(photos, zoo, tmp_path / "store")
+    words += ["--engine", engine, "--workers", "2", "--isolate", "off", "--no-confirm", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -41,7 +41,7 @@ def test_asked_items_find_the_best_candidate_with_fewer_labels_than_random_ones(
         right = (probabilities.argmax(axis=2) == truth).mean(axis=1)
         active, random = (Labeling(probabilities, plain(5)) for _ in range(2))
         for item in np.random.default_rng(100 + seed).permutation(600)[:25]:
-            chosen = active.next()
+            (chosen,) = active.batch(1)
             active.label(chosen, int(truth[chosen]))
             random.label(int(item), int(truth[item]))
         asked.append(regret(active, right))
@@ -70,7 +70,7 @@ def test_merits_are_believed_until_labels_tell_better():
     before = labeling.standing().p_best[0]
     assert before < 0.2
     for _ in range(25):
-        item = labeling.next()
+        (item,) = labeling.batch(1)
         labeling.label(item, int(truth[item]))
     after = labeling.standing()
     assert after.leader == 0
@@ -100,7 +100,7 @@ def test_the_same_items_are_asked_for_again_until_there_are_answers():
 def test_items_on_which_all_agree_are_not_asked_for():
     probabilities, _ = candidates(accuracies=(1.0, 1.0))
     probabilities[1, 17] = probabilities[1, 17][[1, 2, 3, 0]]  # the only difference
-    assert Labeling(probabilities, plain(2)).next() == 17
+    assert Labeling(probabilities, plain(2)).batch(1) == [17]
 
 
 def test_a_batch_holds_different_items_and_changes_nothing():
@@ -114,8 +114,7 @@ def test_a_batch_holds_different_items_and_changes_nothing():
     assert sorted(small.batch(10)) == [0, 1, 2]
     for item in range(3):
         small.label(item, 0)
-    with pytest.raises(ValueError, match="every item has a label"):
-        small.next()
+    assert small.batch(1) == []
 
 
 def test_no_more_than_half_are_believed_alike_before_a_label_came():

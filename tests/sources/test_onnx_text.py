@@ -12,37 +12,25 @@ import torch
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from selector import sources
 from selector.cli import app
 from selector.core.errors import ConfigError, SelectorError
 from selector.deploy import SavedModel, export_onnx, load_model, save_model
 from selector.deploy import export as export_module
 from selector.modalities.text import TextTokenizer, Tokens
-from selector.tuning import Trained
-from selector.zoo import ModelSpec
+from tests.support.saved_texts import CLASSES, trained_text
 from tests.support.text_models import text_model
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "use-the-saved-model.md"
-CLASSES = ("money", "sport", "weather")
 TEXTS = ["the sun is warm", "a", "which team is good at the ball ? the match and the goal and the win"]
 
 
 def saved(folder: Path, family: str, *, words: bool = False, **changes: Any) -> Path:
     """A text network with a random head, saved in ``folder/best``."""
-    model = text_model(folder / family, family)
-    spec = ModelSpec.model_validate(
-        {"source": f"transformers:{model}", "name": family, **({"text": {"words": True}} if words else {})}
-    )
-    encoder: Any = sources.registry.get("transformers").load(spec)
-    module = encoder.with_head(3)
-    with torch.no_grad():
-        module.get_classifier().weight.normal_(generator=torch.Generator().manual_seed(0))
-    preprocess = replace(encoder.preprocess, **changes)
-    made = Trained(family, "full", module, "transformers", encoder.recipe(3), preprocess, CLASSES, {"temperature": 2.0})
-    made = replace(made, task="tagging" if words else "classification")
+    made = trained_text(text_model(folder / family, family), words=words, changes=changes)
+    made = replace(made, name=family, context={"temperature": 2.0})
     return save_model(folder / "best", made, {"name": "words"}, [], {})
 
 

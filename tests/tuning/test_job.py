@@ -33,9 +33,8 @@ from selector.tuning.pilot_runs import pilot_runs
 from selector.tuning.rounds import book
 from selector.tuning.run import repeat_leaders, train_rivals
 from selector.tuning.trial import Trial, run_trial
-from selector.tuning.workbench import Workbench
 from tests.tuning.samples import MNIST, SVHN, PixelsOf, candidate, load, pixels_for, small_target
-from tests.tuning.test_run import TASK, confirmed, table
+from tests.tuning.test_run import TASK, bench_of, confirmed, table
 
 SPECS = {spec.name: spec for spec in (SVHN, MNIST)}
 
@@ -234,7 +233,7 @@ def _ray() -> Any:
 
 def _field(tmp_path: Path, inline: Inline) -> Field:
     """A field after a short round: two configurations, one of which stopped; workers for both, and a budget."""
-    bench = _bench(tmp_path / "driver")
+    bench = bench_of(tmp_path / "driver", "none")
     people = [candidate(spec) for spec in (SVHN, MNIST)]
     kit = Kit(bench, people, Samples(bench.target, tmp_path / "worker"), "cpu", SETTINGS)
     field = Field(bench, Clock(SETTINGS, bench.journal, None), SETTINGS, on(inline), Shared(kit))
@@ -254,17 +253,12 @@ def _field(tmp_path: Path, inline: Inline) -> Field:
     return field
 
 
-def _bench(folder: Path) -> Workbench:
-    target = small_target()
-    return Workbench(target, TASK, pixels_for(target), Journal(folder, TASK.stats_type), "cpu", 16, augment="none")
-
-
 def test_rivals_are_trained_on_workers_as_long_as_the_leader(
     inline: Inline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     field = _field(tmp_path, inline)
     rival = field.configurations[1]
-    own = run_trial(_bench(tmp_path / "own"), rival.loaded, Trial("mnist_cnn", "full", 0.01, 0), 24)
+    own = run_trial(bench_of(tmp_path / "own", "none"), rival.loaded, Trial("mnist_cnn", "full", 0.01, 0), 24)
     assert own is not None  # as this process trains it
     monkeypatch.setattr("selector.tuning.run.far_behind", lambda *_: False)
     train_rivals(field)

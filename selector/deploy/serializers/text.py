@@ -96,24 +96,26 @@ def lines(path: Path | TextIOBase) -> Iterator[tuple[str, str]]:
         yield f"{named}:{number}", line.removesuffix("\r")
 
 
-def column(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, RawText]]:
+def column(path: Path, columns: Sequence[str], most: int = 2) -> Iterator[tuple[str, RawText]]:
     """(name, text) of each row of a table; pairs of two columns.
 
     Args:
-        columns: at most two; none for the only column, or the one that is called ``text``.
+        columns: none for the only column, or the one that is called ``text``.
+        most: columns that the model reads, 1 or 2.
     Raises:
         ConfigError: it cannot be read, lacks a column, or it is open which one is meant.
     """
     names, rows = _table(path, columns)
     asked = list(columns) or (names if len(names) == 1 else [name for name in names if name == "text"])
-    listed = ", ".join(names) or "none"
-    if not 1 <= len(asked) <= 2 or (missing := [name for name in asked if name not in names]):
-        what = (
-            f"text_column={asked!r}: {', '.join(map(repr, missing))} is missing"
-            if asked
-            else "which column holds the texts"
-        )
-        raise ConfigError(f"{path}: {what}? name it with text_column (--text-column). Columns: {listed}.")
+    missing = [name for name in asked if name not in names]
+    if not 1 <= len(asked) <= most or missing:
+        what = f"text_column={asked!r}: expected one column of texts{', or the two of pairs' if most > 1 else ''};"
+        if missing:
+            what = f"text_column={asked!r}: {', '.join(map(repr, missing))} is missing;"
+        elif not asked:
+            what = "which column holds the texts?"
+        listed = ", ".join(names) or "none"
+        raise ConfigError(f"{path}: {what} name it with text_column (--text-column). Columns: {listed}.")
     if not rows:
         raise ConfigError(f"{path} is empty; expected one text per row.")
     for line, row in rows:
@@ -403,7 +405,7 @@ def _named_words(place: int, item: Any, columns: Sequence[str]) -> Iterator[tupl
     if isinstance(item, TextIOBase):
         yield from _of_texts(item)
     elif file is not None and (columns or file.suffix.lower() in TABLES):
-        yield from ((name, Words(str(text).split())) for name, text in column(file, columns[:1]))
+        yield from ((name, Words(str(text).split())) for name, text in column(file, columns, most=1))
     elif file is not None:
         yield from _of_lists(file) if file.suffix.lower() in JSON_LINES else _of_texts(file)
     elif isinstance(item, str) or _is_words(item):

@@ -43,13 +43,16 @@ class Strategy(Protocol):
         return module
 
     def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
-        """The parameters that move, in groups; all others stay as they are.
+        """The parameters that move, in groups; all others stay as they are. Here stem, blocks, rest and, at the full rate, the
+        head with whatever ``wrap`` added.
 
         Args:
             parts: the network in forward order.
             layer_decay: let the rate fall towards the stem (transformers and ConvNeXt).
         """
-        ...
+        from selector.tuning.strategies._parts import decayed
+
+        return decayed(parts.sections(), layer_decay)
 
     def unwrap(self, module: nn.Module) -> nn.Module:
         """The plain module of ``with_head`` with what was learned in it; undoes ``wrap``."""

@@ -161,7 +161,6 @@ def train(
     checkpoint: Path | None = None,
     deadline: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
-    on_step: Callable[[int], None] | None = None,
     on_loss: Callable[[int, float], None] | None = None,
 ) -> Fit:
     """Move the parameters of ``groups`` for ``settings.steps`` steps; all others stay untouched.
@@ -176,7 +175,7 @@ def train(
         feed, items: where batches come from, and the positions of the training items.
         checkpoint: file to go on from and to write every minute; removed by the caller.
         deadline: value of ``clock`` after which no step begins.
-        on_step: called with the number of steps done; ``on_loss`` also with the loss of the last one.
+        on_loss: called with the number of steps done and the loss of the last one.
     Returns:
         The fit; ``diverged`` when the loss is no longer a finite number.
     Raises:
@@ -251,8 +250,6 @@ def train(
                 if checkpoint is not None and clock() - saved > CHECKPOINT_SECONDS:
                     write_checkpoint(checkpoint, _state(module, optimizer, average, fit, device, ahead.before_next))
                     saved = clock()
-                if on_step is not None:
-                    on_step(fit.steps)
                 if on_loss is not None:
                     on_loss(fit.steps, loss)
     if fit.cut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -12,22 +12,16 @@ from torch import nn
 
 from selector.core.task import Learner
 from selector.tasks._learner import head_layer
-from selector.tuning.strategies import strategy
-from selector.tuning.strategies._parts import Group, Parts, decayed
+from selector.tuning.strategies import Strategy, strategy
 
 Seen = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class AlignmentStrategy(ABC):
-    """See ``strategies.Strategy``; what counts is ``alignment``."""
+class AlignmentStrategy(Strategy):
+    """What counts is ``alignment``."""
 
-    name: str
-    trains = True
     adapts = True
     mends = "items"
-    optimizer = None
-    rate_factor = 1.0
-    version = 1
 
     @abstractmethod
     def alignment(self, features: int, classes: int) -> nn.Module:
@@ -39,10 +33,6 @@ class AlignmentStrategy(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return AligningLearner(module, self.alignment(head.in_features, head.out_features))
-
-    def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
-        """Stem, blocks, rest and, at the full rate, the head with what the alignment learns."""
-        return decayed(parts.sections(), layer_decay)
 
     def unwrap(self, module: nn.Module) -> nn.Module:
         """The learner alone."""

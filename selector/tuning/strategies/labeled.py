@@ -25,10 +25,6 @@ class Full(Strategy):
 
     name = "full"
 
-    def groups(self, parts: Parts, *, layer_decay: bool) -> list[Group]:
-        """Stem, blocks, rest and head."""
-        return decayed(parts.sections(), layer_decay)
-
 
 SHARE = 8  # one block in so many: two of ResNet-50's seventeen, two of ViT's twelve
 

@@ -32,7 +32,7 @@ from selector.tuning.model_selection import (
     choose,
     combined_ranks,
     decided,
-    preferences,
+    preferring,
     suited,
     weighted_risk,
 )
@@ -367,10 +367,10 @@ def test_a_preference_within_its_error_is_no_vote(seen):
     near = replace(shown, target=noise / noise.sum(axis=1, keepdims=True))
     value = VALIDATORS["im"]
     better, worse = (near, shown) if value(near) > value(shown) else (shown, near)
-    assert preferences(better, worse, ["im"]) == 0
+    assert not preferring(better, worse, ["im"])
     sharp = shown.target**2 / (shown.target**2).sum(axis=1, keepdims=True)
-    assert preferences(replace(shown, target=sharp), shown, ["im"]) == 1
-    assert preferences(shown, replace(shown, target=sharp), ["im"]) == 0
+    assert preferring(replace(shown, target=sharp), shown, ["im"]) == ("im",)
+    assert not preferring(shown, replace(shown, target=sharp), ["im"])
 
 
 def test_the_change_beyond_class_shares_is_that_of_the_items():

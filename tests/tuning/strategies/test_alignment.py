@@ -159,22 +159,30 @@ class Rows:
         return self.rows[indices]
 
 
+def fitted(name, rows, steps, batch, **options):
+    """A training on the first half of the rows, whose two classes take turns; the other half is the target."""
+    strategy, half = strategies.registry.get(name), len(rows) // 2
+    wrapped = strategy.wrap(learner())
+    groups = strategy.groups(parts_of(wrapped, ()), layer_decay=False)
+    feed = Feed(
+        Rows(rows.astype(np.float32)), lambda x: x, lambda items: [int(i) % 2 for i in items],
+        unlabeled=np.arange(half, len(rows)),
+    )  # fmt: skip
+    return train(wrapped, groups, feed, np.arange(half), Settings(steps, batch, 1e-2, "adamw"), **options), wrapped
+
+
 def trained(strategy):
     """How well a linear classifier tells the domains apart after training, and the accuracy on the source."""
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 2
     rows = rng.standard_normal((400, 2)) * 0.4 + np.stack([2.0 * labels - 1, np.zeros(400)], axis=1)
     rows[200:, 1] += 2.0  # the target is moved along the axis that carries no class
-    rows = rows.astype(np.float32)
-    module, domain = learner(), np.arange(400) >= 200
-    wrapped = strategies.registry.get(strategy).wrap(module)
-    groups = strategies.registry.get(strategy).groups(parts_of(wrapped, ()), layer_decay=False)
-    feed = Feed(Rows(rows), lambda x: x, lambda items: labels[items].tolist(), None, np.arange(200, 400))
-    assert train(wrapped, groups, feed, np.arange(200), Settings(400, 32, 1e-2, "adamw")).status == "ok"
+    fit, module = fitted(strategy, rows, 400, 32)
+    assert fit.status == "ok"
     with torch.no_grad():
-        found = module.network.body(torch.from_numpy(rows)).numpy()
-        said = module.network(torch.from_numpy(rows)).argmax(dim=1).numpy()
-    standard = (found - found.mean(axis=0)) / (found.std(axis=0) + 1e-6)
+        found = module.network.body(torch.from_numpy(rows).float()).numpy()
+        said = module.network(torch.from_numpy(rows).float()).argmax(dim=1).numpy()
+    standard, domain = (found - found.mean(axis=0)) / (found.std(axis=0) + 1e-6), np.arange(400) >= 200
     told_apart = LogisticRegression(max_iter=500).fit(standard, domain).score(standard, domain)
     return told_apart, (said[:200] == labels[:200]).mean()
 
@@ -196,25 +204,17 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("name", ["cdan", "dann"])
 def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(name, tmp_path):
-    rng = np.random.default_rng(1)
-    rows = rng.standard_normal((120, 2)).astype(np.float32)
-    labels = np.arange(120) % 2
-    feed = Feed(Rows(rows), lambda x: x, lambda items: labels[items].tolist(), None, np.arange(60, 120))
+    rows = np.random.default_rng(1).standard_normal((120, 2))
 
     def run(checkpoint=None, until=None):
-        wrapped = strategies.registry.get(name).wrap(learner())
-        groups = strategies.registry.get(name).groups(parts_of(wrapped, ()), layer_decay=False)
         ticks = iter(range(0, 10**6, 61))  # a checkpoint each step
 
-        def stop(step):
+        def stop(step, _):
             if step == until:
                 raise Killed
 
-        found = train(
-            wrapped, groups, feed, np.arange(60), Settings(30, 16, 1e-2, "adamw"),
-            checkpoint=checkpoint, clock=lambda: next(ticks), on_step=stop,
-        )  # fmt: skip
-        return found, wrapped.state_dict()
+        fit, wrapped = fitted(name, rows, 30, 16, checkpoint=checkpoint, clock=lambda: next(ticks), on_loss=stop)
+        return fit, wrapped.state_dict()
 
     _, undisturbed = run()
     with pytest.raises(Killed):
@@ -229,19 +229,12 @@ def test_a_training_that_is_killed_goes_on_as_if_nothing_had_happened(name, tmp_
     [("dann", ["the strength of the domain classifier had risen to 0.42 of 1"]), ("mcc", [])],
 )
 def test_a_training_that_is_cut_says_how_far_the_adversary_had_risen(name, told):
-    wrapped, seconds = strategies.registry.get(name).wrap(learner()), [0.0]
-    rng = np.random.default_rng(0)
-    feed = Feed(
-        Rows(rng.standard_normal((40, 2)).astype(np.float32)), torch.as_tensor, lambda items: [int(i) % 2 for i in items],
-        unlabeled=np.arange(20, 40),
-    )  # fmt: skip
+    seconds = [0.0]
 
-    def tick(step):
+    def tick(step, _):
         seconds[0] = float(step)
 
-    fit = train(
-        wrapped, strategies.registry.get(name).groups(parts_of(wrapped, ()), layer_decay=False), feed, np.arange(20),
-        Settings(100, 8, 1e-2, "adamw"), deadline=11.0, clock=lambda: seconds[0], on_step=tick,
-    )  # fmt: skip
+    rows = np.random.default_rng(0).standard_normal((40, 2))
+    fit, _ = fitted(name, rows, 100, 8, deadline=11.0, clock=lambda: seconds[0], on_loss=tick)
     assert fit.steps == 10
     assert fit.notes == ["cooled down after 10 of 100 steps: the time for it was over", *told]

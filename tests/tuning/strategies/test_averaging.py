@@ -1,9 +1,8 @@
-"""Averages of weights against torch's own, across checkpoints, and in the loop."""
+"""Averages of weights against torch's own, and in the loop."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from selector.tuning.strategies._loop import _batches
 from selector.tuning.strategies._parts import LAST, WeightAverage
-from tests.tuning.strategies.test_loop import SETTINGS, everything, fit, network, same
+from tests.tuning.strategies.test_loop import SETTINGS, everything, fit, network
 
 
 def walk(average: WeightAverage, layer: nn.Linear, steps: int, begin: int = 0) -> list[torch.Tensor]:
@@ -48,38 +47,15 @@ def test_an_exponential_average_equals_that_of_torch() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ema", "last"])
-def test_an_average_goes_on_from_a_checkpoint(kind: str, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, averaging=kind)
-    whole = network()
-    fit(whole, settings)
-    plain = network()
-    fit(plain)
-    assert not same(whole, plain)
-
-    class Interrupted(Exception):
-        pass
-
-    def interrupt(step: int) -> None:
-        if step == 11:
-            raise Interrupted
-
-    checkpoint = tmp_path / "state.pt"
-    clock = iter(np.arange(0, 10_000, 100.0))  # every step is long enough for a checkpoint
-    with pytest.raises(Interrupted):
-        fit(network(), settings, checkpoint=checkpoint, on_step=interrupt, clock=lambda: float(next(clock)))
-    resumed = network()
-    result = fit(resumed, settings, checkpoint=checkpoint)
-    assert "went on from a checkpoint" in result.notes[0]
-    assert same(whole, resumed)
-
-
-def test_only_what_is_trained_is_averaged() -> None:
-    module = network()
-    groups = everything(module)
-    frozen = replace(groups[0], names=tuple(name for name in groups[0].names if name.startswith("5")))
-    before = module[0].weight.detach().clone()
-    fit(module, replace(SETTINGS, averaging="ema"), [frozen])
-    assert torch.equal(module[0].weight, before)
+def test_only_what_is_trained_is_averaged(kind: str) -> None:
+    last, averaged = network(), network()
+    groups = everything(last)
+    head = [replace(groups[0], names=tuple(name for name in groups[0].names if name.startswith("5")))]
+    before = averaged[0].weight.detach().clone()
+    fit(last, SETTINGS, head)
+    fit(averaged, replace(SETTINGS, averaging=kind), head)
+    assert torch.equal(averaged[0].weight, before)
+    assert not torch.equal(averaged[5].weight, last[5].weight)
 
 
 def test_rare_classes_are_drawn_as_often_as_others() -> None:

@@ -152,26 +152,29 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generators_a
     torch.set_rng_state(before[0])
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    ("device", "averaging"),
+    [("cpu", "none"), ("cpu", "ema"), ("cpu", "last"), pytest.param("cuda", "none", marks=pytest.mark.gpu)],
+)
 def test_an_interrupted_training_goes_on_to_the_same_weights(
-    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, averaging: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_loop, "CHECKPOINT_SECONDS", 0.0)
-    settings = Settings(steps=10, batch_size=20, rate=0.05, optimizer="adamw", device=device)
+    settings = Settings(steps=11, batch_size=20, rate=0.05, optimizer="adamw", device=device, averaging=averaging)
     whole = network(norm=True, dropout=0.3)
     fit(whole, settings, feed=AUGMENTED)
 
-    def interrupt(step: int) -> None:
-        if step == 5:
+    def interrupt(step: int, _: float) -> None:
+        if step == 10:
             raise KeyboardInterrupt
 
     checkpoint = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        fit(network(norm=True, dropout=0.3), settings, feed=AUGMENTED, checkpoint=checkpoint, on_step=interrupt)
+        fit(network(norm=True, dropout=0.3), settings, feed=AUGMENTED, checkpoint=checkpoint, on_loss=interrupt)
     resumed = network(norm=True, dropout=0.3, seed=9)  # its own start must not matter
     result = fit(resumed, settings, feed=AUGMENTED, checkpoint=checkpoint)
-    assert result.notes == ["went on from a checkpoint at step 5"]
-    assert len(result.losses) == 10
+    assert result.notes == ["went on from a checkpoint at step 10"]
+    assert len(result.losses) == 11
     assert same(whole, resumed)
 
 
@@ -285,7 +288,7 @@ class FakeClock:
     def __call__(self) -> float:
         return self.now
 
-    def tick(self, _: int) -> None:
+    def tick(self, *_: float) -> None:
         self.now += self.seconds
 
 
@@ -303,7 +306,7 @@ def test_a_training_that_the_deadline_cuts_is_cooled_down_within_it(deadline: fl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.SGD, "step", step)
         settings = replace(SETTINGS, steps=500)
-        result = fit(module, settings, deadline=deadline, clock=clock, on_step=clock.tick)
+        result = fit(module, settings, deadline=deadline, clock=clock, on_loss=clock.tick)
     assert result.status == "ok"
     assert result.cut
     assert least <= result.steps <= most
@@ -318,7 +321,7 @@ def test_a_training_that_the_deadline_cuts_is_cooled_down_within_it(deadline: fl
 def test_a_deadline_that_is_far_enough_changes_nothing() -> None:
     clock = FakeClock(1.0)
     cut, plain = network(), network()
-    assert not fit(cut, deadline=13.0, clock=clock, on_step=clock.tick).cut
+    assert not fit(cut, deadline=13.0, clock=clock, on_loss=clock.tick).cut
     fit(plain)
     assert same(cut, plain)
 
